@@ -1,0 +1,1 @@
+"""Checkpoints on disk: fetch, load, and write synthetic ones."""

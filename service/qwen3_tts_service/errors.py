@@ -1,0 +1,147 @@
+"""The typed error family of the whole package.
+
+Every error that a person can meet names what was wrong, the value, the limit and the way out. No class
+here knows HTTP: ``api/`` maps the families to status codes in one place, the command line maps them to
+exit codes. This module imports nothing, so that every layer can raise and catch from it.
+"""
+
+from __future__ import annotations
+
+
+class TTSError(Exception):
+    """Root of the family.
+
+    ``message`` is one sentence for a person; ``param`` names the field, option or file that was wrong;
+    ``code`` is a stable word for machines.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(TTSError):
+    """The caller's input is wrong; repeating it unchanged cannot succeed."""
+
+    code = "invalid_request"
+
+
+class InvalidValue(InvalidRequest):
+    """A field has the wrong type, or a value outside its range or its choices."""
+
+    code = "invalid_value"
+
+
+class InputTooLong(InvalidRequest):
+    """The text is longer than the limit."""
+
+    code = "input_too_long"
+
+
+class UnknownVoice(InvalidRequest):
+    """No voice of that name in the loaded checkpoint."""
+
+    code = "unknown_voice"
+
+
+class UnknownLanguage(InvalidRequest):
+    """No language of that name in the loaded checkpoint."""
+
+    code = "unknown_language"
+
+
+class UnknownModel(InvalidRequest):
+    """No loaded model answers to that name."""
+
+    code = "unknown_model"
+
+
+class UnsupportedFormat(InvalidRequest):
+    """The audio format is not one that this server writes."""
+
+    code = "unsupported_format"
+
+
+class NotSupportedByModel(InvalidRequest):
+    """The loaded checkpoint cannot do what was asked, another one could."""
+
+    code = "not_supported_by_model"
+
+
+class Unavailable(TTSError):
+    """The request is fine but cannot be served now. ``retry_after_s`` says when to try again (seconds)."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Unavailable):
+    """The bounded queue in front of the engine is full."""
+
+    code = "queue_full"
+
+
+class NotReady(Unavailable):
+    """The model is still loading, or the process is broken and says so."""
+
+    code = "not_ready"
+
+
+class Draining(Unavailable):
+    """The process is on its way down and takes no new work."""
+
+    code = "draining"
+
+
+class DeadlineExceeded(Unavailable):
+    """The request was not finished within its time."""
+
+    code = "deadline_exceeded"
+
+
+class Cancelled(TTSError):
+    """The caller went away; nobody reads the result."""
+
+    code = "cancelled"
+
+
+class EngineError(TTSError):
+    """Synthesis failed inside the engine or the codec."""
+
+    code = "engine_error"
+
+
+class SelfCheckFailed(EngineError):
+    """The device computes something else than the CPU does: its results are not speech."""
+
+    code = "self_check_failed"
+
+
+class ConfigurationError(TTSError):
+    """A setting, a settings file or a key file is wrong; the process must not start with it."""
+
+    code = "configuration_error"
+
+
+class CheckpointError(TTSError):
+    """A checkpoint directory is incomplete, unreadable or of another kind."""
+
+    code = "checkpoint_error"
+
+
+class DownloadError(TTSError):
+    """Weights could not be fetched; what arrived is kept and the next try resumes."""
+
+    code = "download_error"
+
+
+class PatchError(TTSError):
+    """An on-disk patch cannot be applied, reverted or verified."""
+
+    code = "patch_error"

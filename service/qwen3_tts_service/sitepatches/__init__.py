@@ -1,0 +1,1 @@
+"""The on-disk patches and the patcher; standard library only."""
