@@ -91,9 +91,9 @@ def overlay() -> Missing | None:
     if attempt.returncode == 0:
         return None
     return Missing(
-        f"overlayfs on {target} ({attempt.stderr.strip().splitlines()[-1:]})",
+        f"overlayfs on {target} ({attempt.stderr.strip()})",
         "throw-away hosts over one cached image",
-        "modprobe overlay, or set QWEN3_TTS_CACHE to a directory on ext4 or xfs (an overlay cannot lie on an overlay)",
+        "modprobe overlay, or set QWEN3_TTS_CACHE to a directory on ext4 or xfs (never on another overlay)",
     )
 
 

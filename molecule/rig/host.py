@@ -34,8 +34,8 @@ def up(alias: str, suite: str, binds: tuple[tuple[str, str], ...] = ()) -> recor
     """A running host; the one that is there already when it was asked for the same.
 
     Raises:
-        RigError: a capability is missing, the image cannot be built, or the host does not boot. Nothing of the
-            host is left then.
+        RigError: a capability is missing, the image cannot be built, or the host does not boot. Nothing of
+            the host is left then.
     """
     capabilities.require()
     request = record.Request(str(image.ensure(suite)), binds)
@@ -80,7 +80,7 @@ def prepare(host: record.Host, request: record.Request) -> None:
 
 
 def start(host: record.Host) -> None:
-    """Start the supervisor in a session and a mount namespace of its own, and wait until the network is there."""
+    """Start the supervisor in a session and a mount namespace of its own, and wait for its network."""
     command = [
         *cgroup.launcher(host.name),
         *("unshare", "--mount", "--propagation", "private", "--"),

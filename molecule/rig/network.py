@@ -59,8 +59,8 @@ def hold_namespace() -> subprocess.Popen[bytes]:
 def connect(holder: int) -> Link:
     """Create the veth pair into the namespace of process ``holder`` and give both ends an address.
 
-    The number of the subnet is the number in the interface's name. Which are free is asked of the kernel under
-    a lock that the whole machine shares, so hosts of other checkouts and caches never clash.
+    The number of the subnet is the number in the interface's name. Which are free is asked of the kernel
+    under a lock that the whole machine shares, so hosts of other checkouts and caches never clash.
     """
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("w") as lock:

@@ -1,4 +1,4 @@
-"""What is known about a host: ``host.json`` (what was asked for) and ``running.json`` (who runs it, where)."""
+"""What is known about a host: ``host.json`` is what was asked for, ``running.json`` who runs it and where."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The one process that owns a running host: ``python3 -m rig.supervisor DIRECTORY``.
 
-It is started in a mount namespace of its own and mounts the overlay there, so the build machine never sees the
-mount. Asked to stop, it shuts the host down in order. Killed, it leaves the host's own processes behind; they are
-all in the host's cgroup, whose path stands in ``running.json``, and the next ``up`` or ``down`` ends them there.
-With the last of them the network namespace and its interface go as well.
+It is started in a mount namespace of its own and mounts the overlay there, so the build machine never sees
+the mount. Asked to stop, it shuts the host down in order. Killed, it leaves the host's own processes behind;
+they are all in the host's cgroup, whose path stands in ``running.json``, and the next ``up`` or ``down`` ends
+them there. With the last of them the network namespace and its interface go as well.
 """
 
 from __future__ import annotations
