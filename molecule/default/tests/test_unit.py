@@ -1,0 +1,123 @@
+"""What the operator meets: systemctl, the journal, a process that dies, and the unit's confinement."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+from conftest import UNIT, Host, Service
+
+#: systemd-analyze security, exposure level of the whole unit; 10 is unconfined.
+HIGHEST_EXPOSURE = 1.3
+
+
+def wait_until_ready(service: Service, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if service.request("/ready").status == 200:
+                return
+        except OSError:
+            pass  # nobody listens yet
+        assert time.monotonic() < deadline, "not ready in time"
+        time.sleep(0.2)
+
+
+def test_the_unit_is_what_it_should_be(host: Host) -> None:
+    shown = host.properties(
+        "ActiveState", "SubState", "Type", "User", "UnitFileState", "NRestarts", "Restart"
+    )
+    assert shown == {
+        "ActiveState": "active",
+        "SubState": "running",
+        "Type": "notify",
+        "User": "qwen3-tts",
+        "UnitFileState": "enabled",
+        "NRestarts": "0",
+        "Restart": "always",
+    }
+
+
+def test_the_unit_is_confined(host: Host) -> None:
+    report = host.run(f"systemd-analyze security --no-pager {UNIT}").stdout
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
+    assert found, report
+    assert float(found[1]) <= HIGHEST_EXPOSURE, report
+
+
+def test_the_process_is_unprivileged_and_cannot_see_secrets_of_others(host: Host) -> None:
+    pid = host.properties("MainPID")["MainPID"]
+    status = dict(
+        line.split(":", 1) for line in host.run(f"cat /proc/{pid}/status").stdout.splitlines() if ":" in line
+    )
+    assert status["Uid"].split()[0] != "0"
+    assert int(status["CapEff"], 16) == 0
+    assert int(status["CapBnd"], 16) == 0
+    assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"
+
+
+def test_the_key_is_readable_by_root_only_and_not_in_the_process(host: Host, service: Service) -> None:
+    modes = host.run("stat -c '%a %U %n' /etc/qwen3-tts/credentials/*").stdout.split("\n")
+    assert all(line.startswith("600 root ") for line in modes if line), modes
+    pid = host.properties("MainPID")["MainPID"]
+    assert (
+        service.key not in host.run(f"tr '\\0' '\\n' < /proc/{pid}/environ; cat /proc/{pid}/cmdline").stdout
+    )
+    # grep, not a copy here: exit status 1 means that no file on the host has the key in clear text
+    assert (
+        host.run(
+            f"grep -rlF {service.key} /etc /var/lib /opt/qwen3-tts/releases/*/release.json", check=False
+        ).stdout
+        == ""
+    )
+
+
+def test_the_journal_has_priorities_and_the_readiness(host: Host) -> None:
+    entries = [
+        json.loads(line)
+        for line in host.run(f"journalctl -u {UNIT} -b -o json --no-pager").stdout.splitlines()
+    ]
+    own = [entry for entry in entries if entry.get("_COMM", "").startswith(("qwen3-tts", "python"))]
+    assert own, "the service itself wrote nothing"
+    assert {entry["PRIORITY"] for entry in own} <= {"2", "3", "4", "5", "6", "7"}
+    assert not any(re.match(r"<\d>", str(entry["MESSAGE"])) for entry in own), "a prefix was not understood"
+    text = "\n".join(str(entry["MESSAGE"]) for entry in own)
+    assert "cpu" in text
+    assert service_errors(own) == []
+
+
+def service_errors(entries: list[dict]) -> list[str]:
+    """Messages of priority error and worse: a rollout that went well has none."""
+    return [str(entry["MESSAGE"]) for entry in entries if int(entry["PRIORITY"]) <= 3]
+
+
+def test_status_says_active_and_what_it_serves(host: Host) -> None:
+    status = host.run(f"systemctl status --no-pager {UNIT}").stdout
+    assert "active (running)" in status
+    assert re.search(r"Status: \".+\"", status), status
+
+
+def test_stop_start_restart(host: Host, service: Service) -> None:
+    host.run(f"systemctl stop {UNIT}")
+    assert host.properties("ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+    host.run(f"systemctl start {UNIT}")
+    # Type=notify: start returns when the model has spoken, so there is nothing to wait for.
+    assert service.request("/ready").status == 200
+    before = host.properties("MainPID")
+    host.run(f"systemctl restart {UNIT}")
+    assert service.request("/ready").status == 200
+    assert host.properties("MainPID") != before
+
+
+def test_a_killed_process_comes_back(host: Host, service: Service) -> None:
+    before = host.properties("MainPID", "NRestarts")
+    host.run(f"kill -KILL {before['MainPID']}")
+    time.sleep(1)  # the old one may answer nothing, the new one is not there yet
+    wait_until_ready(service)
+    after = host.properties("MainPID", "NRestarts", "ActiveState")
+    assert after["ActiveState"] == "active"
+    assert after["MainPID"] != before["MainPID"]
+    assert int(after["NRestarts"]) == int(before["NRestarts"]) + 1
+    assert service.speak("Back again.").status == 200
