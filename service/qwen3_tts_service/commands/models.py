@@ -1,0 +1,77 @@
+"""``qwen3-tts models``: fetch weights from the hub, and say whether weights on this machine are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from ..checkpoints.verify import problems
+from ..errors import CheckpointError, ConfigurationError
+
+
+@click.group()
+def command() -> None:
+    """Fetch and verify model weights."""
+
+
+def hub_token() -> str | None:
+    """The token that systemd handed over as a credential, else the one in ``HF_TOKEN``, else none."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials and (file := Path(credentials) / "hub_token").exists():
+        return file.read_text(encoding="utf-8").strip() or None
+    return os.environ.get("HF_TOKEN") or None
+
+
+@command.command()
+@click.argument("repo")
+@click.option(
+    "--revision", default=None, help="Commit, tag or branch; the default branch's present commit without it."
+)
+@click.option("--cache", required=True, type=click.Path(path_type=Path), help="Hub cache directory.")
+@click.option("--record", type=click.Path(path_type=Path), help="File to write commit, path and sizes to.")
+@click.option(
+    "--attempts", default=8, show_default=True, type=click.IntRange(1), help="Tries before giving up."
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def pull(
+    repo: str, revision: str | None, cache: Path, record: Path | None, attempts: int, as_json: bool
+) -> None:
+    """Download REPO, resuming what an earlier try left, and verify it against the hub's hashes."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConfigurationError(
+            "HF_HUB_OFFLINE is set, and a download needs the network", param="HF_HUB_OFFLINE"
+        )
+    # Read once, when the library is imported: plain HTTP, and no bar that redraws itself into a journal.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    from ..checkpoints import download
+
+    pulled = download.pull(repo, revision, cache, token=hub_token(), attempts=attempts, report=click.echo)
+    if record is not None:
+        download.write_record(record, pulled)
+    if as_json:
+        click.echo(json.dumps({"repo": pulled.repo, "revision": pulled.revision, "path": pulled.path}))
+    else:
+        click.echo(pulled.path)
+
+
+@command.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--record", type=click.Path(path_type=Path), help="Verify what `pull --record` recorded.")
+def verify(directory: Path | None, record: Path | None) -> None:
+    """Say whether a checkpoint is complete: its files open and have the recorded sizes. Needs no network."""
+    if (directory is None) == (record is None):
+        raise click.UsageError("give either a DIRECTORY or --record FILE")
+    sizes = None
+    if record is not None:
+        from ..checkpoints.download import read_record
+
+        pulled = read_record(record)
+        directory, sizes = Path(pulled.path), pulled.files
+    assert directory is not None
+    if found := problems(directory, sizes):
+        raise CheckpointError(f"{directory}: {'; '.join(found)}", param=str(directory))
+    click.echo(f"{directory}: complete")
