@@ -49,7 +49,9 @@ def from_index(lock: Lock) -> None:
         for python in PYTHONS:
             requirements = Path(scratch) / "requirements.txt"
             wanted = [pin for pin in pins if pin.wanted(python)]
-            requirements.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in wanted), encoding="utf-8")
+            requirements.write_text(
+                "".join(f"{pin.name}=={pin.version}\n" for pin in wanted), encoding="utf-8"
+            )
             for item in pip_sources.report(requirements, python, runtimes_index(lock.group)):
                 info = item["download_info"]
                 file = unquote(Path(urlsplit(info["url"]).path).name)
@@ -64,14 +66,18 @@ def from_files(lock: Lock, files: list[Path]) -> None:
     complete = []
     for pin in pins:
         prefix = (canonical(pin.name), pin.version)
-        mine = [file for file in files if (canonical(file.name.split("-")[0]), file.name.split("-")[1]) == prefix]
+        mine = [
+            file for file in files if (canonical(file.name.split("-")[0]), file.name.split("-")[1]) == prefix
+        ]
         complete.append(Pin(pin.name, pin.version, {file.name: hash_of(file) for file in mine}, pin.marker))
     lock.path.write_text(render(complete, header), encoding="utf-8")
 
 
 def main() -> int:
     """Run one of the two ways."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ways = parser.add_subparsers(dest="way", required=True)
     index = ways.add_parser("index")
     index.add_argument("group", nargs="+")

@@ -35,6 +35,7 @@ def _release_lock() -> ModuleType:
 release_lock = _release_lock()
 Pin = release_lock.Pin
 canonical = release_lock.canonical
+fits = release_lock.fits
 parse = release_lock.parse
 plan = release_lock.plan
 render = release_lock.render

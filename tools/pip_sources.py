@@ -49,7 +49,9 @@ def configured() -> dict[str, str]:
 def local_folders() -> list[Path]:
     """Local ``find-links`` folders of the operator's configuration; a remote page there is not followed."""
     words = configured().get("find-links", "").replace("\\n", " ").split()
-    folders = [Path(word.removeprefix("file://")) for word in words if "://" not in word.removeprefix("file://")]
+    folders = [
+        Path(word.removeprefix("file://")) for word in words if "://" not in word.removeprefix("file://")
+    ]
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -97,11 +99,16 @@ def indexes() -> dict[str, dict[str, str]]:
 
 def target_arguments(python: str) -> list[str]:
     """pip's arguments for wheels of one Python version, also when pip runs under another one."""
-    platforms = ["linux_x86_64", "manylinux2014_x86_64", *(f"manylinux_2_{level}_x86_64" for level in GLIBC_LEVELS)]
+    platforms = [
+        "linux_x86_64",
+        "manylinux2014_x86_64",
+        *(f"manylinux_2_{level}_x86_64" for level in GLIBC_LEVELS),
+    ]
     return [
         "--only-binary=:all:",
         "--no-deps",
-        # pip compares Requires-Python with the Python it runs under, not with --python-version; pins are exact anyway.
+        # pip compares Requires-Python with the Python it runs under, not with --python-version, and the pins
+        # are exact anyway.
         "--ignore-requires-python",
         f"--python-version={python}",
         "--implementation=cp",
@@ -112,7 +119,11 @@ def target_arguments(python: str) -> list[str]:
 def pip(*arguments: str, python: str = sys.executable) -> None:
     """Run pip quietly with a clean environment; on failure its output is in the error."""
     result = subprocess.run(
-        [python, "-m", "pip", *arguments], env=clean_environment(), capture_output=True, text=True, check=False
+        [python, "-m", "pip", *arguments],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode:
         raise SourceError(f"pip {arguments[0]} failed:\n{(result.stderr or result.stdout).strip()}")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Build the service wheel so that the same sources give the same bytes, and print its path and hashes as JSON.
+"""Build the service wheel, the same bytes from the same sources, and print its path and hashes as JSON.
 
-The sources are copied to a folder of their own first, so that time stamps, permissions, caches and the place of
-the checkout have no say; the built archive is then written again uncompressed with fixed times and modes,
-because compressed bytes differ between zlib versions. A release on a host is named by this wheel's sha256: without
-this, every build would be a new release.
+The sources are copied to a folder of their own first, so that time stamps, permissions, caches and the
+place of the checkout have no say; the built archive is then written again uncompressed with fixed times and
+modes, because compressed bytes differ between zlib versions. A release on a host is named by this wheel's
+sha256: without this, every build would be a new release.
 
 Needs hatchling in the Python that runs it (``tools/locks/controller.txt`` has it).
 """
@@ -56,13 +56,13 @@ def normalise(built: Path, wheel: Path) -> None:
 
 
 def patch_set(wheel: Path) -> str:
-    """A digest of the on-disk patches that the wheel carries."""
-    digest = hashlib.sha256()
-    with zipfile.ZipFile(wheel) as archive:
-        for name in sorted(archive.namelist()):
-            if name.startswith("qwen3_tts_service/sitepatches/"):
-                digest.update(f"{name}\0".encode() + hashlib.sha256(archive.read(name)).digest())
-    return digest.hexdigest()
+    """The patcher's own digest of the on-disk patches that the wheel carries."""
+    environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    command = [sys.executable, "-m", "qwen3_tts_service.sitepatches", "digest"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise BuildError(f"{wheel} is no service wheel with a patch set: {result.stderr.strip()}")
+    return result.stdout.strip()
 
 
 def build(root: Path, output: Path) -> dict[str, str]:
@@ -74,12 +74,18 @@ def build(root: Path, output: Path) -> dict[str, str]:
         stage(root, sources)
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(built)]
         result = subprocess.run(
-            command, cwd=sources, env=environment, capture_output=True, text=True, check=False, umask=0o022
+            command,
+            cwd=sources,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            umask=0o022,
         )
         if result.returncode:
             raise BuildError(
-                f"{result.stderr.strip()}\nThe build needs hatchling in {sys.executable}: run Ansible from the "
-                "environment that `make venv` builds, or give a built wheel as tts_runtime_service_wheel"
+                f"{result.stderr.strip()}\nThe build needs hatchling in {sys.executable}: run Ansible "
+                "from the environment that `make venv` builds, or give a built wheel as tts_runtime_service_wheel"
             )
         (found,) = built.glob("*.whl")
         fresh = Path(scratch) / found.name
@@ -104,13 +110,19 @@ def describe(wheel: Path) -> dict[str, str]:
 def main() -> int:
     """Build, or describe a given wheel."""
     default = Path(os.environ.get("QWEN3_TTS_CACHE") or Path.home() / ".cache" / "qwen3-tts") / "service"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=default, help="folder for the wheel (default: the cache)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=default, help="folder for the wheel (default: the cache)"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to build")
     parser.add_argument("--describe", type=Path, metavar="WHEEL", help="only describe this wheel")
     arguments = parser.parse_args()
     try:
-        described = describe(arguments.describe) if arguments.describe else build(arguments.root, arguments.output)
+        described = (
+            describe(arguments.describe) if arguments.describe else build(arguments.root, arguments.output)
+        )
     except (BuildError, OSError, zipfile.BadZipFile) as problem:
         print(f"service wheel: {problem}", file=sys.stderr)
         return 1

@@ -4,8 +4,8 @@
     tools/venv.py .venv --runtime cpu --lock develop --editable
     tools/venv.py .venv-ansible --lock controller
 
-Nothing is resolved: the locks are the whole list. An environment whose inputs did not change is left alone; one
-whose inputs did is built again from nothing, and an interrupted build leaves no stamp and is built again.
+Nothing is resolved: the locks are the whole list. An environment whose inputs did not change is left alone;
+one whose inputs did is built again from nothing, and so is one whose build was interrupted.
 """
 
 from __future__ import annotations
@@ -77,13 +77,22 @@ def patch(python: Path) -> None:
 def install_project(python: Path) -> None:
     """The checkout itself, editable: edits are seen without a new build."""
     pip_sources.pip(
-        "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--editable", str(ROOT), python=str(python)
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--editable",
+        str(ROOT),
+        python=str(python),
     )
 
 
 def main() -> int:
     """Build the environment when its inputs changed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--runtime", default="", help="a runtime of the service, for instance cpu")
     parser.add_argument("--lock", action="append", default=[], help="a further lock: develop, controller")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Fill the wheel cache with exactly the wheels that locks name.
 
-``tools/wheels.py --runtime cpu --lock develop`` puts every wheel of the runtime and of the named locks, for the
-running Python or ``--python``, into the cache (``$QWEN3_TTS_CACHE/wheels``, default ``~/.cache/qwen3-tts/wheels``).
-A second call compares hashes and downloads nothing. Each group of wheels is fetched by its own pip call from its
-own one index; before that, folders named ``find-links`` in the operator's pip configuration are searched for
-the very files that the lock names.
+``tools/wheels.py --runtime cpu --lock develop`` puts every wheel of the runtime and of the named locks, for
+the running Python or ``--python``, into the cache (``$QWEN3_TTS_CACHE/wheels``, default
+``~/.cache/qwen3-tts/wheels``). A second call compares hashes and downloads nothing. Each group of wheels is
+fetched by its own pip call from its own one index; before that, folders named ``find-links`` in the
+operator's pip configuration are searched for the very files that the lock names.
 
 The cache is flat, so it serves as ``tts_runtime_wheelhouse`` on a host as it is (a bind mount, a copy, or
 ``python3 -m http.server``).
@@ -29,21 +29,25 @@ from locks import RUNTIME_LOCKS, find, parse, plan, render, runtimes_index
 NEWEST_GLIBC = "2.36"
 
 
-def groups_of(runtime: str, extra: list[str], python: str, locks: Path = RUNTIME_LOCKS) -> list[dict[str, Any]]:
+def groups_of(
+    runtime: str, extra: list[str], python: str, locks: Path = RUNTIME_LOCKS
+) -> list[dict[str, Any]]:
     """The groups (name, index, lock text) of a runtime and of further locks, for one Python version."""
     groups: list[dict[str, Any]] = []
     if runtime:
         planned = plan(str(locks), runtime, python, NEWEST_GLIBC, {})
         if planned["incomplete"]:
             raise pip_sources.SourceError(
-                f"the lock of runtime {runtime} has no wheel for Python {python}: {', '.join(planned['incomplete'])}. "
-                f"Use another Python (--python), or complete it: "
+                f"the lock of runtime {runtime} has no wheel for Python {python}: "
+                f"{', '.join(planned['incomplete'])}. Use another Python (--python), or complete it: "
                 f"ansible-playbook playbooks/lock.yml -e lock_runtime={runtime} -e lock_python={python}"
             )
         groups += planned["groups"]
     for name in extra:
         lock = find(name)
-        pins = [pin for pin in parse(lock.path.read_text(encoding="utf-8"), lock.path.name) if pin.wanted(python)]
+        pins = [
+            pin for pin in parse(lock.path.read_text(encoding="utf-8"), lock.path.name) if pin.wanted(python)
+        ]
         fitting = [type(pin)(pin.name, pin.version, pin.matching(python, NEWEST_GLIBC)) for pin in pins]
         groups.append({"name": name, "index": runtimes_index(name), "lock": render(fitting)})
     return groups
@@ -94,9 +98,10 @@ def _download(group: dict[str, Any], missing: list[Any], python: str, cache: Pat
         except pip_sources.SourceError as problem:
             names = ", ".join(file for pin in missing for file in pin.wheels)
             raise pip_sources.SourceError(
-                f"{problem}\nThe wheels of '{group['name']}' could not be fetched from the index '{group['index']}'. "
-                f"Ways out: make that index reachable; or put the files into {cache} yourself; or name a folder "
-                f"that holds them in pip's own find-links setting. Missing: {names}"
+                f"{problem}\nThe wheels of '{group['name']}' could not be fetched from the index "
+                f"'{group['index']}'. Ways out: make that index reachable; or put the files into {cache} "
+                f"yourself; or name a folder that holds them in pip's own find-links setting. "
+                f"Missing: {names}"
             ) from None
         for wheel in arrived.iterdir():
             wheel.rename(cache / wheel.name)
@@ -113,11 +118,17 @@ def fill_all(groups: list[dict[str, Any]], python: str, cache: Path) -> None:
 
 def main() -> int:
     """Fill the cache."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runtime", default="", help="rocm6.4, rocm6.4-gfx1151, rocm7, cuda or cpu")
-    parser.add_argument("--lock", action="append", default=[], help="a further lock: develop, controller, ...")
+    parser.add_argument(
+        "--lock", action="append", default=[], help="a further lock: develop, controller, ..."
+    )
     parser.add_argument("--locks", type=Path, default=RUNTIME_LOCKS, help="another set of runtime locks")
-    parser.add_argument("--python", default=f"3.{sys.version_info.minor}", help="Python version of the wheels")
+    parser.add_argument(
+        "--python", default=f"3.{sys.version_info.minor}", help="Python version of the wheels"
+    )
     parser.add_argument("--cache", type=Path, default=pip_sources.cache_directory())
     arguments = parser.parse_args()
     try:

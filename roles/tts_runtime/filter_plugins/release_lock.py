@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\]+?))?\s*\\?$")
+REQUIREMENT = re.compile(
+    r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\]+?))?\s*\\?$"
+)
 MARKER = re.compile(r'^python_version (?P<operator>>=|<) "3\.(?P<minor>\d+)"$')
 HASH = re.compile(r"^\s+--hash=sha256:(?P<digest>[0-9a-f]{64})\s*\\?$")
 WHEEL_COMMENT = re.compile(r"^# wheel: (?P<file>\S+\.whl)$")
@@ -81,7 +83,7 @@ def _platform_fits(tag: str, glibc: tuple[int, int]) -> bool:
 
 
 def fits(wheel: str, python: str, glibc: str = "2.28") -> bool:
-    """True when a CPython of this version on x86_64 Linux with this glibc accepts the wheel's tag (PEP 425)."""
+    """True when CPython of this version on x86_64 Linux with this glibc accepts the wheel's tag (PEP 425)."""
     parts = wheel.removesuffix(".whl").split("-")
     if len(parts) not in (5, 6):
         raise LockError(f"{wheel} is not the name of a wheel")
@@ -109,7 +111,9 @@ def parse(text: str, source: str = "lock") -> list[Pin]:
         if head is None:
             return
         if len(files) != len(digests):
-            raise LockError(f"{source}: {head['name']} has {len(files)} wheel names and {len(digests)} hashes")
+            raise LockError(
+                f"{source}: {head['name']} has {len(files)} wheel names and {len(digests)} hashes"
+            )
         wheels = dict(zip(files, digests, strict=True))
         pins.append(Pin(head["name"], head["version"], wheels, (head["marker"] or "").strip()))
         head, files, digests = None, [], []
@@ -139,7 +143,11 @@ def render(pins: list[Pin], header: str = "") -> str:
         wheels = sorted(pin.wheels.items())
         lines = [f"# wheel: {file}" for file, _ in wheels]
         marker = f" ; {pin.marker}" if pin.marker else ""
-        lines.append(" \\\n".join([f"{pin.name}=={pin.version}{marker}", *(f"    --hash=sha256:{d}" for _, d in wheels)]))
+        lines.append(
+            " \\\n".join(
+                [f"{pin.name}=={pin.version}{marker}", *(f"    --hash=sha256:{d}" for _, d in wheels)]
+            )
+        )
         blocks.append("\n".join(lines))
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     return comment + ("\n" if comment else "") + "\n".join(blocks) + "\n"
@@ -151,7 +159,9 @@ def runtimes(directory: str | Path) -> dict[str, Any]:
     try:
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LockError(f"{path} does not exist; tts_runtime_lock_directory must name a set of locks") from None
+        raise LockError(
+            f"{path} does not exist; tts_runtime_lock_directory must name a set of locks"
+        ) from None
     return described
 
 
@@ -164,21 +174,25 @@ def with_completions(pins: list[Pin], completed: dict[str, str]) -> list[Pin]:
             name, version = file.split("-")[:2]
             if canonical(name) == canonical(pin.name) and version == pin.version:
                 if wheels.get(file, digest) != digest:
-                    raise LockError(f"{file}: the lock says sha256 {wheels[file]}, the inventory says {digest}")
+                    raise LockError(
+                        f"{file}: the lock says sha256 {wheels[file]}, the inventory says {digest}"
+                    )
                 wheels[file] = digest
         result.append(Pin(pin.name, pin.version, wheels, pin.marker))
     return result
 
 
-def _group(directory: str | Path, group: str, python: str, glibc: str, completed: dict[str, str]) -> list[Pin]:
+def _group(
+    directory: str | Path, group: str, python: str, glibc: str, completed: dict[str, str]
+) -> list[Pin]:
     path = Path(directory) / f"{group}.txt"
     pins = with_completions(parse(path.read_text(encoding="utf-8"), path.name), completed)
-    return [
-        Pin(pin.name, pin.version, pin.matching(python, glibc)) for pin in pins if pin.wanted(python)
-    ]
+    return [Pin(pin.name, pin.version, pin.matching(python, glibc)) for pin in pins if pin.wanted(python)]
 
 
-def plan(directory: str, runtime: str, python: str, glibc: str, completions: dict[str, Any]) -> dict[str, Any]:
+def plan(
+    directory: str, runtime: str, python: str, glibc: str, completions: dict[str, Any]
+) -> dict[str, Any]:
     """What a release of ``runtime`` consists of for one interpreter.
 
     Returns ``groups`` (each: name, index, lock text with only the wheels that fit), ``incomplete`` (the
