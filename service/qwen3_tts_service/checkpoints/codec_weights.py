@@ -25,7 +25,7 @@ _DECODER_TARGETS: tuple[tuple[str, float], ...] = (
     (r"pre_transformer\.input_proj", 0.4),
     (r"pre_transformer\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj", 0.8),
     (r"upsample\.\d+\.1\.(dwconv\.conv|pwconv\d)", 0.7),
-    (r"decoder\.\d+\.block\.[234]\.conv2\.conv", 0.3),
+    (r"decoder\.\d+\.block\.[234]\.conv2\.conv", 0.33),
     (r"decoder\.6\.conv", WAVEFORM_STD),
     (r"decoder\.\d+\.block\.1\.conv", 0.5),
     (r".*", 0.6),
@@ -59,7 +59,7 @@ def _initialise(model: nn.Module, prefix: str, seed: int) -> None:
         elif last == "bias":
             value = centred(seed, name, tensor.shape, 0.02)
         elif "norm" in short_name:
-            value = uniform(seed, name, tensor.shape, 0.8, 1.2)
+            value = uniform(seed, name, tensor.shape, 0.7, 1.0)
         else:
             fan_in = tensor[0].numel() if tensor.dim() > 1 else 1
             value = centred(seed, name, tensor.shape, fan_in**-0.5)

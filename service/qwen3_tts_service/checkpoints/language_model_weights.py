@@ -34,7 +34,10 @@ from .random_tensors import centred, uniform
 _CODE_EMBEDDING = 0.15  # sixteen of them are summed for one frame: 0.6
 _CONTROL_EMBEDDING = 0.45  # speakers and languages: one position each that must be heard
 _TEXT = 0.55
-_RESIDUAL = 0.9
+_RESIDUAL = 0.9  # the talker's stream behind its last layer
+_PREDICTOR_RESIDUAL = 0.8
+_INPUT_NORM = 0.85
+_PROJECTED = 0.9  # queries before their norm, keys, values, gates
 _LOGITS = 0.7
 #: Weight of the talker's last norm: the code predictor reads its output next to embeddings of 0.15.
 _TALKER_NORM = 0.5
@@ -45,8 +48,9 @@ _PAD_SCALE = 0.3
 #: Weights of q_norm and k_norm: attention logits have the square of it as their standard deviation.
 _QUERY_KEY_NORM = 1.4
 
-#: sqrt(E[silu(z)^2]) and that of silu(z) * z' for independent standard normal z, z'.
+#: Root mean square of silu(z) for z of size 1, and of silu(0.9 z) * 0.9 z' (gate times up).
 _SILU_RMS = 0.6
+_GATED_RMS = 0.48
 #: Root mean square of an average over values of size 1 under such attention; measured 0.5 to 0.7.
 _ATTENTION_RMS = 0.6
 
@@ -64,12 +68,11 @@ _EOS_LOGIT = 20.0
 class _StackScales:
     stack: Stack
     input_variance: float
-    norm: float
-    output: float
+    residual: float
 
     def branch(self) -> float:
         """What one attention or MLP adds to the residual stream (standard deviation)."""
-        return math.sqrt((_RESIDUAL**2 - self.input_variance) / (2 * self.stack.layers))
+        return math.sqrt((self.residual**2 - self.input_variance) / (2 * self.stack.layers))
 
 
 class LanguageModelWeights:
@@ -78,8 +81,8 @@ class LanguageModelWeights:
     def __init__(self, sizes: Sizes, seed: int) -> None:
         self._sizes = sizes
         self._seed = seed
-        self._talker = _StackScales(sizes.talker, 16 * _CODE_EMBEDDING**2 + 0.04, _TALKER_NORM, _LOGITS)
-        self._predictor = _StackScales(sizes.predictor, _CODE_EMBEDDING**2, _PREDICTOR_NORM, _LOGITS)
+        self._talker = _StackScales(sizes.talker, 16 * _CODE_EMBEDDING**2 + 0.04, _RESIDUAL)
+        self._predictor = _StackScales(sizes.predictor, _CODE_EMBEDDING**2, _PREDICTOR_RESIDUAL)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """The float32 tensor called ``name``."""
@@ -112,12 +115,12 @@ class LanguageModelWeights:
         if part in {"q_norm", "k_norm"}:
             return self._norm(name, shape, _QUERY_KEY_NORM)
         if part in {"input_layernorm", "post_attention_layernorm"}:
-            return self._norm(name, shape, 1.0)
+            return self._norm(name, shape, _INPUT_NORM)
         if part == "o_proj":
-            return self._linear(name, shape, scales.branch() / _ATTENTION_RMS)
+            return self._linear(name, shape, scales.branch() / (_ATTENTION_RMS * _PROJECTED))
         if part == "down_proj":
-            return self._linear(name, shape, scales.branch() / _SILU_RMS)
-        return self._linear(name, shape, 1.0)
+            return self._linear(name, shape, scales.branch() / _GATED_RMS)
+        return self._linear(name, shape, _PROJECTED / _INPUT_NORM)
 
     def _predictor_tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if ".layers." in name:
