@@ -7,6 +7,7 @@ run began.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,9 +179,11 @@ def _run(target: Target, prepare: Callable[[Patch], _Change | PatchResult], chec
     if due and not check:
         with due[0].store.locked():
             changes = [prepare(patch) for patch in patch_set]
-            for change in changes:
-                if isinstance(change, _Change) and change.something_to_do:
-                    _write(change)
+            due = [change for change in changes if isinstance(change, _Change) and change.something_to_do]
+            for change in due:
+                _refuse_read_only(change)
+            for change in due:
+                _write(change)
     results = tuple(change.result if isinstance(change, _Change) else change for change in changes)
     return Report(target.python, target.prefix, results, changed=any(result.changed for result in results))
 
@@ -343,6 +346,19 @@ def _record_change(distribution: Distribution, contents: Mapping[str, bytes | No
     current = (read_if_there(distribution.record) or b"").decode("utf-8")
     new = updated(current, contents)
     return new if new != current else None
+
+
+def _refuse_read_only(change: _Change) -> None:
+    """Find out before the first write that a later one would fail: all patches or none."""
+    root = change.distribution.root
+    folders = {(root / path).parent for path in change.contents} | {change.distribution.record.parent}
+    for folder in sorted(folders):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PatchError(
+                f"{folder} is not writable; run as the owner of the environment, on a file system that is "
+                "mounted for writing; nothing has been changed",
+                param=str(folder),
+            )
 
 
 def _write(change: _Change) -> None:
