@@ -71,6 +71,12 @@ class NotSupportedByModel(InvalidRequest):
     code = "not_supported_by_model"
 
 
+class Unauthorized(TTSError):
+    """No key, or one that is not in the key file."""
+
+    code = "invalid_api_key"
+
+
 class Unavailable(TTSError):
     """The request is fine but cannot be served now. ``retry_after_s`` says when to try again (seconds)."""
 

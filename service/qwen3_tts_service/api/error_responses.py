@@ -1,0 +1,72 @@
+"""Our errors, and the framework's, as HTTP answers in OpenAI's shape: the one place that maps them."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from .. import errors
+
+logger = logging.getLogger(__name__)
+
+#: First match wins, so the special stand before the general. 499: the client is gone and reads nothing.
+_STATUS: tuple[tuple[type[errors.TTSError], int, str], ...] = (
+    (errors.UnknownModel, 404, "invalid_request_error"),
+    (errors.InvalidRequest, 400, "invalid_request_error"),
+    (errors.Unauthorized, 401, "authentication_error"),
+    (errors.QueueFull, 429, "rate_limit_error"),
+    (errors.DeadlineExceeded, 504, "timeout_error"),
+    (errors.Unavailable, 503, "unavailable_error"),
+    (errors.Cancelled, 499, "cancelled"),
+    (errors.TTSError, 500, "server_error"),
+)
+
+
+def body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def register(app: Flask) -> None:
+    """Answer every error of ``app`` in that shape; a client never sees a traceback."""
+    app.register_error_handler(errors.TTSError, _ours)
+    app.register_error_handler(HTTPException, _framework)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _ours(error: errors.TTSError) -> Response:
+    status, kind = next((status, kind) for family, status, kind in _STATUS if isinstance(error, family))
+    if status == 500:
+        logger.error("request failed: %s", error.message)
+    response = jsonify(body(error.message, kind=kind, param=error.param, code=error.code))
+    response.status_code = status
+    if isinstance(error, errors.Unavailable):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _framework(error: HTTPException) -> Response:
+    status = error.code or 500
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    response = jsonify(
+        body(error.description or error.name, kind=kind, code=error.name.lower().replace(" ", "_"))
+    )
+    response.status_code = status
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.error("unexpected error in a request", exc_info=error)
+    response = jsonify(
+        body("the server failed; its journal has the details", kind="server_error", code="internal_error")
+    )
+    response.status_code = 500
+    return response

@@ -1,0 +1,48 @@
+"""Messages to systemd's notification socket (sd_notify(3)): a datagram, no library needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+
+def send(*assignments: str) -> None:
+    """Send ``KEY=VALUE`` lines; does nothing where systemd does not listen."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.connect(address)
+        sender.sendall("\n".join(assignments).encode())
+
+
+class StartExtension:
+    """Asks for more start time while the model loads.
+
+    A cold 4 GB load from a slow disk is not a hang. ``TimeoutStartSec`` still ends a start that makes no
+    progress: the extension stops after ``limit_s`` seconds.
+    """
+
+    _EVERY_S = 5.0
+    _EXTEND_US = 30_000_000
+
+    def __init__(self, limit_s: float = 1800.0) -> None:
+        self._done = threading.Event()
+        self._rounds = int(limit_s / self._EVERY_S)
+
+    def start(self) -> None:
+        """Begin asking, on a thread."""
+        threading.Thread(target=self._ask, name="start-extension", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop asking; the start has ended one way or the other."""
+        self._done.set()
+
+    def _ask(self) -> None:
+        for _ in range(self._rounds):
+            send(f"EXTEND_TIMEOUT_USEC={self._EXTEND_US}")
+            if self._done.wait(self._EVERY_S):
+                return

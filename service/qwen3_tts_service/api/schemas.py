@@ -1,0 +1,72 @@
+"""The bodies that clients send. Unknown fields are refused: a misspelt one must not be ignored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import InvalidRequest, InvalidValue
+
+_SHOWN = 60
+
+
+class SpeechBody(BaseModel):
+    """``POST /v1/audio/speech``: OpenAI's fields, and ``language`` and ``seed``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: str
+    model: str | None = None
+    voice: str | None = None
+    instructions: str | None = None
+    response_format: str = "wav"
+    speed: float = 1.0
+    stream_format: Literal["audio"] = "audio"
+    language: str | None = None
+    seed: int | None = Field(None, ge=0, lt=1 << 63)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def parse(body: bytes) -> SpeechBody:
+    """Read a request body. Raises InvalidRequest naming the field, its value and what is allowed."""
+    try:
+        content: Any = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply; it is one object of plain fields") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    try:
+        parsed = SpeechBody.model_validate(content)
+    except ValidationError as error:
+        raise _explained(error) from error
+    if parsed.speed != 1:
+        raise InvalidValue(f"`speed` is {parsed.speed}: this version speaks at 1 only", param="speed")
+    return parsed
+
+
+def _explained(error: ValidationError) -> InvalidValue:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        fields = ", ".join(SpeechBody.model_fields)
+        return InvalidValue(
+            f"`{name[:_SHOWN]}` is no field of this endpoint; there are {fields}", param=name[:_SHOWN]
+        )
+    if first["type"] == "missing":
+        return InvalidValue(f"`{name}` is missing", param=name)
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return InvalidValue(f"`{name}` is {_shown(first['input'])}: {message}", param=name)

@@ -1,0 +1,36 @@
+"""What may be spoken: the checks of a text before it meets the tokenizer."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from ..errors import InputTooLong, InvalidValue
+
+#: The tokenizer turns these into control tokens wherever they stand, so a text must not carry them.
+_CONTROL_WORD = re.compile(r"<\|\w+\|>|<tts_\w+>")
+
+
+def clean(text: str, *, max_chars: int, param: str = "input") -> str:
+    """Return ``text`` ready to be spoken: control characters are spaces, the ends are stripped.
+
+    Raises InputTooLong above ``max_chars`` characters, InvalidValue when nothing speakable is left, when the
+    text holds half of a surrogate pair, or a control word of the model such as ``<|im_end|>``.
+    """
+    if len(text) > max_chars:
+        raise InputTooLong(
+            f"`{param}` has {len(text)} characters, at most {max_chars} are allowed: split the text",
+            param=param,
+        )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidValue(f"`{param}` holds half of a surrogate pair, which is no character", param=param)
+    if found := _CONTROL_WORD.search(text):
+        raise InvalidValue(
+            f"`{param}` holds {found[0]!r}, a control word of the model: leave it out", param=param
+        )
+    spoken = "".join(
+        " " if unicodedata.category(character) == "Cc" else character for character in text
+    ).strip()
+    if not spoken:
+        raise InvalidValue(f"`{param}` is empty: there is nothing to speak", param=param)
+    return spoken
