@@ -61,3 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         click.echo(f"qwen3-tts: {error.message}", err=True)
         sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

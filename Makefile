@@ -1,0 +1,41 @@
+# `make demo` and `make test` are the two commands of the README; `make check` is the developer's loop.
+PYTHON ?= python3
+export PYTHONDONTWRITEBYTECODE = 1
+DEMO = PYTHONPATH=tools:molecule $(PYTHON) -m demo
+
+.PHONY: help venv check test demo demo-down demo-local docs clean
+
+help:
+	@echo 'make demo        roll out to a throw-away systemd host and fetch speech from it'
+	@echo 'make demo-down   remove that host'
+	@echo 'make demo-local  the same job without a host'
+	@echo 'make test        everything (lint, unit, patches, three test hosts, the demo)'
+	@echo 'make check       lint and unit tests'
+	@echo 'make venv        .venv (CPU runtime, patched, and test tools) and .venv-ansible (controller)'
+	@echo 'make docs        write the generated tables into README.md'
+
+# Both are left alone when their locks, patches and Python did not change.
+venv: .venv-ansible-current
+	$(PYTHON) tools/venv.py .venv --runtime cpu --lock develop --editable
+
+.PHONY: .venv-ansible-current
+.venv-ansible-current:
+	@$(PYTHON) tools/venv.py .venv-ansible --lock controller
+
+check: venv
+	$(PYTHON) tools/suites.py lint unit
+
+test: venv
+	$(PYTHON) tools/suites.py
+
+demo: .venv-ansible-current
+	@$(DEMO) up
+
+demo-down:
+	@$(DEMO) down
+
+demo-local:
+	@$(DEMO) local
+
+docs: .venv-ansible-current
+	.venv-ansible/bin/python tools/variables.py --write
