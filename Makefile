@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE = 1
 DEMO = PYTHONPATH=tools:molecule $(PYTHON) -m demo
 
-.PHONY: help venv check test demo demo-down demo-local docs clean
+.PHONY: help venv check test demo demo-down demo-local docs
 
 help:
 	@echo 'make demo        roll out to a throw-away systemd host and fetch speech from it'
