@@ -85,7 +85,8 @@ def build(root: Path, output: Path) -> dict[str, str]:
         if result.returncode:
             raise BuildError(
                 f"{result.stderr.strip()}\nThe build needs hatchling in {sys.executable}: run Ansible "
-                "from the environment that `make venv` builds, or give a built wheel as tts_runtime_service_wheel"
+                "from the environment that `make venv` builds, or give a built wheel as "
+                "tts_runtime_service_wheel"
             )
         (found,) = built.glob("*.whl")
         fresh = Path(scratch) / found.name
