@@ -41,7 +41,7 @@ def curl_line(text: str) -> str:
 def test_it_ends_with_status_curl_line_and_figures(printed: str) -> None:
     assert "Active: active (running)" in printed
     assert curl_line(printed)
-    for word in ("duration", "loudness", "compute/audio", "noise"):
+    for word in ("s of sound", "loudness", "compute/audio", "NOISE"):
         assert word in printed
 
 
@@ -59,5 +59,5 @@ def test_a_second_run_uses_what_is_there(printed: str) -> None:
 
 def test_without_a_host_the_same_job_is_done() -> None:
     printed = make("demo-local")
-    for word in ("duration", "loudness", "compute/audio", "noise"):
+    for word in ("s of sound", "loudness", "compute/audio", "NOISE"):
         assert word in printed
