@@ -25,6 +25,7 @@ from lock import hash_of
 from locks import ROOT, RUNTIME_LOCKS, fits, parse, plan
 from wheels import NEWEST_GLIBC
 
+Mirrors = dict[str, dict[str, str]]
 VARIABLE = "tts_runtime_lock_completions"
 HEADER = (
     "# Written by playbooks/lock.yml: sha256 of wheels and of patched files, taken on the operator's side.\n"
@@ -45,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
     return held
 
 
-def download(runtime: str, python: str, locks: Path, folder: Path) -> list[Path]:
+def download(runtime: str, python: str, locks: Path, mirrors: Mirrors, folder: Path) -> list[Path]:
     """The missing wheels of the runtime, each group from its one index."""
     planned = plan(str(locks), runtime, python, NEWEST_GLIBC, {})
     if python not in planned["supported"]:
@@ -62,7 +63,7 @@ def download(runtime: str, python: str, locks: Path, folder: Path) -> list[Path]
                 "--quiet",
                 f"--dest={folder}",
                 *pip_sources.target_arguments(python),
-                *pip_sources.index_arguments(group["index"]),
+                *pip_sources.index_arguments(group["index"], mirrors),
                 *(f"{pin.name}=={pin.version}" for pin in missing),
             )
     return sorted(folder.glob("*.whl"))
@@ -110,13 +111,13 @@ def merge(
     }
 
 
-def complete(runtime: str, python: str, output: Path, locks: Path, scratch: Path) -> bool:
+def complete(runtime: str, python: str, output: Path, locks: Path, mirrors: Mirrors, scratch: Path) -> bool:
     """Do the whole job; return True when the file changed."""
     held = read(output)
     done = held.get(runtime, {}).get("wheels", {})
     if not plan(str(locks), runtime, python, NEWEST_GLIBC, held)["incomplete"]:
         return False
-    wheels = download(runtime, python, locks, scratch)
+    wheels = download(runtime, python, locks, mirrors, scratch)
     foreign = [wheel.name for wheel in wheels if not fits(wheel.name, python, NEWEST_GLIBC)]
     if foreign:
         raise ValueError(f"the index gave wheels that Python {python} cannot install: {', '.join(foreign)}")
@@ -138,11 +139,17 @@ def main() -> int:
     parser.add_argument("--python", required=True, help="Python version of the hosts, for instance 3.12")
     parser.add_argument("--output", required=True, type=Path, help="file in the inventory")
     parser.add_argument("--locks", type=Path, default=RUNTIME_LOCKS, help="another set of runtime locks")
+    parser.add_argument("--indexes", type=json.loads, default={}, help="tts_runtime_indexes as JSON")
     arguments = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory(prefix="lock-") as scratch:
             changed = complete(
-                arguments.runtime, arguments.python, arguments.output, arguments.locks, Path(scratch)
+                arguments.runtime,
+                arguments.python,
+                arguments.output,
+                arguments.locks,
+                arguments.indexes,
+                Path(scratch),
             )
     except (pip_sources.SourceError, ValueError, OSError) as problem:
         print(f"lock: {problem}", file=sys.stderr)

@@ -61,17 +61,17 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
 
-def index_arguments(index: str) -> list[str]:
-    """pip's arguments for one index, by its name in ``tts_runtime_indexes``."""
+def index_arguments(index: str, mirrors: dict[str, dict[str, str]] | None = None) -> list[str]:
+    """pip's arguments for one index, by its name in ``tts_runtime_indexes`` or in the operator's ``mirrors``."""
     options = configured()
     arguments = [f"--{name}={options[name]}" for name in KEPT_OPTIONS if name in options]
-    if index == "default":
+    known = indexes() | (mirrors or {})
+    if index == "default" and index not in known:
         own = options.get("index-url", "")
         return [*arguments, f"--index-url={own}"] if own else arguments
-    known = indexes()
     if index not in known:
         raise SourceError(f"{DEFAULTS} names no index '{index}'; it names: {', '.join(known)}")
-    url = os.environ.get("QWEN3_TTS_INDEX_" + re.sub(r"\W", "_", index).upper(), known[index]["url"])
+    url = known[index]["url"]
     if known[index]["kind"] == "directory":
         return [*arguments, "--no-index", f"--find-links={url}"]
     return [*arguments, f"--index-url={url}"]

@@ -58,7 +58,8 @@ def normalise(built: Path, wheel: Path) -> None:
 def patch_set(wheel: Path) -> str:
     """The patcher's own digest of the on-disk patches that the wheel carries."""
     environment = {**os.environ, "PYTHONPATH": str(wheel)}
-    command = [sys.executable, "-m", "qwen3_tts_service.sitepatches", "digest"]
+    # -S: an editable install of the same package in this environment must not answer instead.
+    command = [sys.executable, "-S", "-m", "qwen3_tts_service.sitepatches", "digest"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise BuildError(f"{wheel} is no service wheel with a patch set: {result.stderr.strip()}")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write a small lock set for test hosts whose Python has no torch wheel here, out of the real service lock.
 
-The set (default ``molecule/stand-in-lock``) has a runtime ``cpu`` of real small wheels, with their real hashes and
-without torch and the model's libraries. A host rolled out with it (``tts_runtime_lock_directory``) has a
+The set (default ``molecule/stand-in-lock``) has a runtime ``cpu`` of real small wheels, with their real hashes
+and without torch and the model's libraries. A host rolled out with it (``tts_runtime_lock_directory``) has a
 release, units and a command line; it can load no model. Its wheels: ``tools/wheels.py --locks
 molecule/stand-in-lock --runtime cpu --python 3.13``.
 """

@@ -16,7 +16,11 @@ PURE = "qwen3_tts_probe-1.0-py3-none-any.whl"
 
 
 def group(path: Path) -> dict[str, str]:
-    return {"name": "probe", "index": "default", "lock": render([Pin("qwen3-tts-probe", "1.0", {path.name: sha256(path)})])}
+    return {
+        "name": "probe",
+        "index": "default",
+        "lock": render([Pin("qwen3-tts-probe", "1.0", {path.name: sha256(path)})]),
+    }
 
 
 def operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options: str) -> None:
@@ -36,7 +40,10 @@ def test_the_line_reader_reads_what_yaml_reads() -> None:
 
 def test_the_public_indexes_stand_in_one_file_only() -> None:
     hosts = {entry["url"].split("/")[2] for entry in pip_sources.indexes().values()}
-    places = [ROOT / name for name in ("roles", "playbooks", "tools", "molecule", "service", "inventory.example", "tests")]
+    places = [
+        ROOT / name
+        for name in ("roles", "playbooks", "tools", "molecule", "service", "inventory.example", "tests")
+    ]
     found = {
         path
         for place in places
@@ -65,7 +72,9 @@ def test_a_foreign_index_in_the_operators_configuration_is_not_asked(
     """Before: pip takes 2.0 from the second index. With our arguments it never sees it."""
     good = write_wheel(tmp_path / "good", PURE, {"probe.py": b"good = True\n"})
     evil = write_wheel(tmp_path / "evil", PURE.replace("1.0", "2.0"), {"probe.py": b"good = False\n"})
-    operator(monkeypatch, tmp_path, **{"index-url": serve_index([good]), "extra-index-url": serve_index([evil])})
+    operator(
+        monkeypatch, tmp_path, **{"index-url": serve_index([good]), "extra-index-url": serve_index([evil])}
+    )
     both, one = tmp_path / "both", tmp_path / "one"
     pip = [pip_sources.sys.executable, "-m", "pip", "download", "-q", "--no-deps", "qwen3-tts-probe"]
     pip_sources.subprocess.run([*pip, "-d", str(both)], check=True)
@@ -92,14 +101,20 @@ def test_a_file_of_the_operators_folder_is_taken_only_with_the_locked_hash(
 ) -> None:
     wheel = write_wheel(tmp_path / "made", PURE, {"probe.py": b""})
     wanted = group(wheel)
-    operator(monkeypatch, tmp_path, **{"find-links": str(wheel.parent), "index-url": "http://127.0.0.1:9/", "retries": "0"})
+    operator(
+        monkeypatch,
+        tmp_path,
+        **{"find-links": str(wheel.parent), "index-url": "http://127.0.0.1:9/", "retries": "0"},
+    )
     cache = tmp_path / "cache"
     cache.mkdir()
     assert wheels.fill(wanted, "3.11", cache) == 0
     assert sha256(cache / wheel.name) == sha256(wheel)
     (cache / wheel.name).unlink()
     write_wheel(wheel.parent, PURE, {"probe.py": b"changed = True\n"})
-    with pytest.raises(pip_sources.SourceError, match=r"could not be fetched from the index 'default'.*Ways out"):
+    with pytest.raises(
+        pip_sources.SourceError, match=r"could not be fetched from the index 'default'.*Ways out"
+    ):
         wheels.fill(wanted, "3.11", cache)
 
 

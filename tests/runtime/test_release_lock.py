@@ -74,7 +74,9 @@ def test_tags_are_judged_as_packaging_judges_them(python: str, glibc: str) -> No
     platforms.append("linux_x86_64")
     tags = set(cpython_tags((3, minor), platforms=platforms))
     tags |= set(compatible_tags((3, minor), interpreter=f"cp3{minor}", platforms=platforms))
-    wheels = {file for path in ALL_LOCKS for pin in release_lock.parse(path.read_text()) for file in pin.wheels}
+    wheels = {
+        file for path in ALL_LOCKS for pin in release_lock.parse(path.read_text()) for file in pin.wheels
+    }
     extra = {"a-1-cp312-cp312-win_amd64.whl", "a-1-cp312-abi3-linux_x86_64.whl", "a-1-py2-none-any.whl"}
     for wheel in wheels | extra:
         expected = bool(tags & set(parse_wheel_filename(wheel)[3]))
@@ -93,7 +95,8 @@ def test_the_cpu_runtime_is_complete_where_its_wheel_could_be_hashed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runtime", "release", "count"), [("rocm6.4", "+rocm6.4", 2), ("rocm6.4-gfx1151", "+rocm6.4.4", 3), ("rocm7", "+rocm7.2", 2)]
+    ("runtime", "release", "count"),
+    [("rocm6.4", "+rocm6.4", 2), ("rocm6.4-gfx1151", "+rocm6.4.4", 3), ("rocm7", "+rocm7.2", 2)],
 )
 def test_a_rocm_runtime_says_what_it_lacks(runtime: str, release: str, count: int) -> None:
     incomplete = release_lock.plan(str(RUNTIME_LOCKS), runtime, "3.12", "2.36", {})["incomplete"]
@@ -110,7 +113,12 @@ def test_a_requirement_for_later_pythons_is_left_out_of_earlier_ones() -> None:
         }
         for python in ("3.12", "3.13")
     }
-    assert names["3.13"] - names["3.12"] == {"audioop-lts", "standard-aifc", "standard-chunk", "standard-sunau"}
+    assert names["3.13"] - names["3.12"] == {
+        "audioop-lts",
+        "standard-aifc",
+        "standard-chunk",
+        "standard-sunau",
+    }
 
 
 def test_a_completion_that_contradicts_the_lock_is_refused() -> None:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
-
 DOCUMENTATION = r"""
 module: tts_runtime_prune
 short_description: Removes old releases of the service
@@ -72,6 +70,9 @@ def choose(directory: Path, current: str, keep: int, mentioned: str) -> tuple[li
 
 def main() -> None:
     """Run the module."""
+    # Imported here so that the choice above is tested where no Ansible is installed.
+    from ansible.module_utils.basic import AnsibleModule
+
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "required": True},
