@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,19 @@ def checkpoint(patched: Environment, tmp_path_factory: pytest.TempPathFactory) -
     done = patched.run(code, str(folder))
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def torchaudio_wheel() -> Callable[[str], Path]:
+    """A function that returns the package index's wheel of one torchaudio version, kept in the wheel cache."""
+    cache = Path(os.environ.get("QWEN3_TTS_CACHE", Path.home() / ".cache" / "qwen3-tts")) / "wheels"
+
+    def fetch(version: str) -> Path:
+        pattern = f"torchaudio-{version}-cp311-cp311-manylinux_2_28_x86_64.whl"
+        if not list(cache.glob(pattern)):
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
+            platform = ["--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_28_x86_64"]
+            subprocess.run([*command, *platform, f"torchaudio=={version}"], check=True)
+        return next(cache.glob(pattern))
+
+    return fetch
