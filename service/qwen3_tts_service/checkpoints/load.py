@@ -48,6 +48,8 @@ class Checkpoint:
     model_type: str
     model_size: str
     config: dict[str, Any]
+    #: The safetensors files of talker and code predictor; more than one when they are sharded.
+    weight_files: tuple[Path, ...]
     synthetic: bool
 
 
@@ -83,13 +85,14 @@ def inspect(directory: Path | str) -> Checkpoint:
     _check_kind(path, config)
     stored = set[str]()
     for file in weights:
-        stored |= _tensor_names(file)
+        stored |= tensor_names(file)
     _check_tensors(path, config, stored)
     return Checkpoint(
         path=path,
         model_type=config["tts_model_type"],
         model_size=str(config.get("tts_model_size")),
         config=config,
+        weight_files=tuple(weights[:-1]),
         synthetic=is_synthetic(path),
     )
 
@@ -274,7 +277,8 @@ def _check_kind(path: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _tensor_names(file: Path) -> set[str]:
+def tensor_names(file: Path) -> set[str]:
+    """The names in a safetensors file. Raises CheckpointError when it is not one, or not all of it."""
     try:
         with safe_open(file, framework="pt") as tensors:
             return set(tensors.keys())

@@ -1,0 +1,17 @@
+"""What several suites need: tiny synthetic checkpoints, written once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwen3_tts_service.checkpoints import synthetic
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny custom_voice checkpoint, seed 0. Read only: copy it to change it."""
+    return synthetic.write(
+        tmp_path_factory.mktemp("tiny") / "custom_voice", geometry="tiny", model_type="custom_voice", seed=0
+    )

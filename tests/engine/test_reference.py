@@ -1,0 +1,121 @@
+"""The reference engine against upstream's public interface on the same weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qwen_tts import Qwen3TTSModel
+
+from qwen3_tts_service.engine.reference import ReferenceEngine
+from qwen3_tts_service.errors import (
+    Cancelled,
+    InvalidValue,
+    NotSupportedByModel,
+    UnknownLanguage,
+    UnknownVoice,
+)
+from qwen3_tts_service.speech.request import SpeechRequest
+
+TEXT = "Hello world, how are you?"
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint: Path) -> ReferenceEngine:
+    return ReferenceEngine.load(tiny_checkpoint, device="cpu", cpu_threads=1)
+
+
+def test_greedy_speech_equals_upstreams(engine: ReferenceEngine, tiny_checkpoint: Path) -> None:
+    upstream = Qwen3TTSModel.from_pretrained(str(tiny_checkpoint), dtype=torch.float32)
+    spoken: list[Any] = []
+    generate = upstream.model.generate
+    upstream.model.generate = lambda **arguments: spoken.append(generate(**arguments)) or spoken[-1]
+    [waveform], rate = upstream.generate_custom_voice(
+        TEXT, "Ryan", "English", instruct="Speak slowly.", do_sample=False, subtalker_dosample=False
+    )
+    [expected], _ = spoken[0]
+    request = SpeechRequest(TEXT, "Ryan", "English", instructions="Speak slowly.")
+    codes = engine.codes(request, greedy=True)
+    assert codes.tolist() == expected.tolist()
+    ours = engine.decode(codes)
+    assert rate == engine.sample_rate == 24_000
+    assert ours.shape == waveform.shape == (1920 * len(codes),)
+    # The same operations in the same order: equal but for the number of threads that sum.
+    assert float(np.abs(ours - waveform).max()) < 1e-5
+
+
+def test_a_seed_gives_the_same_speech_and_none_another(engine: ReferenceEngine) -> None:
+    def speak(seed: int | None) -> list[list[int]]:
+        return engine.codes(SpeechRequest(TEXT, "vivian", seed=seed, max_frames=10)).tolist()
+
+    assert speak(7) == speak(7)
+    assert speak(7) != speak(8)
+    assert speak(None) != speak(None)
+
+
+def test_waveform_is_mono_float32_in_range(engine: ReferenceEngine) -> None:
+    waveform = engine.synthesize(SpeechRequest("Yes.", "vivian", seed=0))
+    assert waveform.dtype == np.float32
+    assert waveform.ndim == 1
+    assert np.abs(waveform).max() <= 1.0
+
+
+def test_length_is_capped(engine: ReferenceEngine) -> None:
+    assert len(engine.codes(SpeechRequest(TEXT, "vivian", seed=0, max_frames=5))) == 5
+
+
+def test_stops_when_told_and_works_afterwards(engine: ReferenceEngine) -> None:
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
+    with pytest.raises(Cancelled):
+        engine.synthesize(SpeechRequest(TEXT, "vivian"), should_stop=should_stop)
+    assert asked == 4
+    assert len(engine.codes(SpeechRequest(TEXT, "vivian", max_frames=3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "names"),
+    [
+        (SpeechRequest(TEXT, "nobody"), UnknownVoice, "'nobody'.*vivian"),
+        (SpeechRequest(TEXT, None), UnknownVoice, "vivian"),
+        (SpeechRequest(TEXT, "vivian", "klingon"), UnknownLanguage, "'klingon'.*english"),
+        (SpeechRequest(TEXT, "vivian", "beijing_dialect"), UnknownLanguage, "beijing_dialect"),
+        (SpeechRequest(" ", "vivian"), InvalidValue, "empty"),
+        (SpeechRequest(TEXT, "vivian", max_frames=0), InvalidValue, "max_frames is 0"),
+    ],
+)
+def test_wrong_requests_are_named(
+    engine: ReferenceEngine, request_: SpeechRequest, error: type[Exception], names: str
+) -> None:
+    with pytest.raises(error, match=names):
+        engine.synthesize(request_)
+
+
+def changed_config(source: Path, target: Path, **changes: str) -> ReferenceEngine:
+    shutil.copytree(source, target)
+    file = target / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return ReferenceEngine.load(target, device="cpu", cpu_threads=1)
+
+
+def test_small_models_refuse_instructions(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    engine = changed_config(tiny_checkpoint, tmp_path / "small", tts_model_size="0b6")
+    with pytest.raises(NotSupportedByModel, match=r"0\.6B.*1\.7B"):
+        engine.synthesize(SpeechRequest(TEXT, "vivian", instructions="Whisper."))
+    assert len(engine.codes(SpeechRequest(TEXT, "vivian", max_frames=2))) == 2
+
+
+def test_voice_design_has_no_voices(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    engine = changed_config(tiny_checkpoint, tmp_path / "design", tts_model_type="voice_design")
+    with pytest.raises(UnknownVoice, match="Describe the voice"):
+        engine.synthesize(SpeechRequest(TEXT, "vivian"))
