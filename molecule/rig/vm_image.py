@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -116,6 +117,10 @@ def ensure(recipe: Recipe) -> Image:
 
 def build(recipe: Recipe, directory: Path) -> None:
     """Build into a directory beside, then rename: an image that exists is complete."""
+    if os.geteuid() != 0:
+        raise RigError(
+            "building a machine image needs root (mmdebstrap, file owners); booting it later does not"
+        )
     for leftover in directory.parent.glob(f".building-vm-{recipe.suite}-*"):
         image.remove_tree(leftover)  # of a build that was killed; the lock says that no other build runs
     staging = Path(tempfile.mkdtemp(prefix=f".building-vm-{recipe.suite}-", dir=directory.parent))
