@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,18 @@ def specification(role: str) -> dict[str, Any]:
 
 def cell(value: object) -> str:
     """One table cell: a value as code, kept on one line."""
-    if value is None:
-        return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if len(text) > 80:
+    if value is None or len(text) > 80:
         return "see the role's `defaults/main.yml`"
     return f"`{text}`" if text else "`''`"
 
 
 def sentence(description: object) -> str:
-    """The description as one paragraph without characters that would end a cell."""
+    """The description as one paragraph of Markdown without characters that would end a cell."""
     parts = description if isinstance(description, list) else [description]
-    return " ".join(" ".join(str(part).split()) for part in parts).replace("|", "\\|")
+    text = " ".join(" ".join(str(part).split()) for part in parts).replace("|", "\\|")
+    # Ansible's own markup: C(code), V(value), O(option).
+    return re.sub(r"\b[CVO]\(([^)]*)\)", r"`\1`", text)
 
 
 def table(role: str) -> str:
