@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -18,8 +19,8 @@ import complete_lock
 import pip_sources
 import pytest
 import yaml
-from conftest import ROOT, sha256, write_wheel
 from locks import RUNTIME_LOCKS, plan
+from wheel_files import ROOT, sha256, write_wheel
 
 INDEX = "pytorch-rocm6.4"
 
@@ -72,6 +73,38 @@ def complete(output: Path, url: str) -> subprocess.CompletedProcess[str]:
         json.dumps(mirrors),
     ]
     return subprocess.run([sys.executable, tool, *arguments], capture_output=True, text=True, check=False)
+
+
+def play(inventory: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The operator's command, as the error of an incomplete lock offers it."""
+    extra = {"lock_runtime": "rocm6.4", "lock_python": "3.12", "ansible_playbook_python": sys.executable}
+    extra["tts_runtime_indexes"] = {INDEX: {"kind": "simple", "url": url}}
+    command = [str(ROOT / ".venv-ansible" / "bin" / "ansible-playbook"), "-i", str(inventory / "hosts.yml")]
+    return subprocess.run(
+        [*command, str(ROOT / "playbooks" / "lock.yml"), "-e", json.dumps(extra), *arguments],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_playbook_writes_into_the_inventory_once(
+    tmp_path: Path, serve_index: Callable[[list[Path]], str]
+) -> None:
+    inventory = tmp_path / "inventory"
+    inventory.mkdir()
+    (inventory / "hosts.yml").write_text("tts:\n  hosts:\n    far-away:\n")
+    written = inventory / "group_vars" / "all" / "runtime_lock.yml"
+    url = serve_index(rocm_wheels(tmp_path / "wheels"))
+    check = play(inventory, url, "--check")
+    assert check.returncode == 0, check.stdout + check.stderr
+    assert not written.exists()
+    first = play(inventory, url)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "changed=1" in first.stdout
+    assert "tts_runtime_lock_completions" in yaml.safe_load(written.read_text(encoding="utf-8"))
+    assert "changed=0" in play(inventory, "http://127.0.0.1:9/").stdout
 
 
 def test_what_is_written_completes_the_lock(tmp_path: Path, serve_index: Callable[[list[Path]], str]) -> None:

@@ -9,8 +9,8 @@ import pip_sources
 import pytest
 import wheels
 import yaml
-from conftest import ROOT, sha256, write_wheel
 from locks import Pin, render
+from wheel_files import ROOT, sha256, write_wheel
 
 PURE = "qwen3_tts_probe-1.0-py3-none-any.whl"
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from wheel_files import ROOT
 
 path = ROOT / "roles" / "tts_runtime" / "library" / "tts_runtime_prune.py"
 specification = importlib.util.spec_from_file_location("tts_runtime_prune", path)

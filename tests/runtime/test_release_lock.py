@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROOT
 from locks import PYTHONS, RUNTIME_LOCKS, TOOL_LOCKS, release_lock
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
+from wheel_files import ROOT
 
 ALL_LOCKS = sorted([*RUNTIME_LOCKS.glob("*.txt"), *TOOL_LOCKS.glob("*.txt")])
 DIGEST = "a" * 64
@@ -133,7 +133,7 @@ def test_a_completion_of_another_version_completes_nothing() -> None:
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(release_lock.LockError, match="it has: rocm6.4, rocm6.4-gfx1151, rocm7, cuda, cpu"):
+    with pytest.raises(release_lock.LockError, match=r"it has: rocm6\.4, rocm6\.4-gfx1151, rocm7, cuda, cpu"):
         release_lock.plan(str(RUNTIME_LOCKS), "rocm5", "3.12", "2.36", {})
 
 

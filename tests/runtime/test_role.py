@@ -17,7 +17,7 @@ from typing import Any
 import pip_sources
 import pytest
 import wheels
-from conftest import ROOT
+from wheel_files import ROOT
 
 ANSIBLE = ROOT / ".venv-ansible" / "bin" / "ansible-playbook"
 STAND_IN = ROOT / "molecule" / "stand-in-lock"

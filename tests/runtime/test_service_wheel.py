@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import service_wheel
-from conftest import ROOT
+from wheel_files import ROOT
 
 
 def build(root: Path, output: Path, umask: int, **environment: str) -> dict[str, str]:
