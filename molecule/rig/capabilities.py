@@ -27,6 +27,9 @@ COMMANDS = {
     "curl": "curl",
 }
 
+#: Where the cgroup2 hierarchy is mounted: alone, or beside version 1 controllers (hybrid).
+CGROUP_MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -41,8 +44,8 @@ class Missing:
 
 
 def cgroup_root() -> Path | None:
-    """The mount point of the cgroup2 hierarchy: its own, or beside version 1 controllers (hybrid)."""
-    for candidate in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
+    """The mount point of the cgroup2 hierarchy; None when there is none."""
+    for candidate in CGROUP_MOUNTS:
         if (candidate / "cgroup.procs").exists() and (candidate / "cgroup.controllers").exists():
             return candidate
     return None
