@@ -23,7 +23,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "service")
+SOURCES = ("pyproject.toml", "LICENSE", "service")
 # 2020-01-01: any fixed date after 1980, where zip begins.
 FIXED_TIME = (2020, 1, 1, 0, 0, 0)
 EPOCH = "1577836800"
