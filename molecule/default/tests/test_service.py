@@ -8,6 +8,7 @@ import math
 import wave
 
 import pytest
+
 from conftest import Service
 
 RATE = 24_000
