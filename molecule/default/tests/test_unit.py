@@ -35,7 +35,7 @@ def test_the_unit_is_what_it_should_be(host: Host) -> None:
         "User": "qwen3-tts",
         "UnitFileState": "enabled",
         "NRestarts": "0",
-        "Restart": "always",
+        "Restart": "on-failure",
     }
 
 
