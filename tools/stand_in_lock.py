@@ -29,12 +29,18 @@ WANTED = {
         "markupsafe",
         "numpy",
     ),
-    *("pycparser", "pydantic", "pydantic-core", "pydantic-settings", "python-dotenv", "soundfile"),
+    *(
+        "pycparser",
+        "pydantic",
+        "pydantic-core",
+        "pydantic-settings",
+        "python-dotenv",
+        "safetensors",
+        "soundfile",
+    ),
     *("typing-extensions", "typing-inspection", "waitress", "werkzeug"),
 }
-LEFT_OUT = (
-    "accelerate|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|safetensors|torch|torchaudio|transformers"
-)
+LEFT_OUT = "accelerate|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|torch|torchaudio|transformers"
 DESCRIPTION = {
     "groups": {"stand-in": {"index": "default"}},
     "runtimes": {
