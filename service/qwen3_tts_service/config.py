@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import ConfigurationError
@@ -82,6 +82,21 @@ class Settings(BaseSettings):
         if value == "localhost":
             return "127.0.0.1"
         ipaddress.ip_address(value)
+        return value
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_is_named(cls, value: object) -> object:
+        # An empty path would be the current directory.
+        if value == "":
+            raise ValueError("name the directory of a checkpoint")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_number_is_no_boolean(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("expected a number")
         return value
 
     @property

@@ -123,6 +123,12 @@ class EngineError(TTSError):
     code = "engine_error"
 
 
+class DeviceFault(EngineError):
+    """The GPU reported an error after which nothing more can be computed in this process."""
+
+    code = "device_fault"
+
+
 class SelfCheckFailed(EngineError):
     """The device computes something else than the CPU does: its results are not speech."""
 

@@ -15,9 +15,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from .errors import EngineError, NotReady, TTSError
+from .errors import DeviceFault, EngineError, NotReady, TTSError
 from .speech.request import SpeechRequest
-from .synthesis import Engine, Synthesis
+from .synthesis import Engine, Speech, Synthesis
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,21 @@ class Lifecycle:
             raise NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
         return self._synthesis
 
+    def speak(
+        self,
+        request: SpeechRequest,
+        *,
+        audio_format: str,
+        timeout_s: float,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> Speech:
+        """As :meth:`Synthesis.speak`, and NotReady. A DeviceFault also ends the process' service: broken."""
+        try:
+            return self.synthesis.speak(request, audio_format=audio_format, timeout_s=timeout_s, gone=gone)
+        except DeviceFault as error:
+            self._break(error.message)
+            raise
+
     def drain(self, timeout_s: float) -> bool:
         """Take no new work, finish what was accepted; false when ``timeout_s`` seconds were not enough."""
         self._become("draining", "the service is going down")
@@ -159,8 +174,12 @@ class Lifecycle:
             raise EngineError("the warm-up sentence is silent")
 
     def _break(self, reason: str) -> None:
-        logger.error("cannot serve: %s", reason)
-        self._become("broken", reason)
+        if self.status.state == "draining":
+            return
+        # Libraries put whole paragraphs into their errors; the journal and /ready get one line.
+        line = " ".join(reason.split())
+        logger.error("cannot serve: %s", line)
+        self._become("broken", line)
 
     def _become(self, state: State, reason: str) -> None:
         with self._lock:

@@ -114,7 +114,8 @@ class Synthesis:
         with self._changed:
             if self._closed:
                 raise Draining("the service is going down and takes no new work", retry_after_s=5.0)
-            if self._running and len(self._waiting) >= self._queue_size:
+            # Counted with the one that runs: between two turns nobody runs, and the queue must not grow then.
+            if self._running + len(self._waiting) > self._queue_size:
                 raise QueueFull(
                     f"{len(self._waiting)} requests are waiting and {self._queue_size} may: try again later",
                     retry_after_s=self._retry_after_s(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
 from .. import errors
@@ -40,7 +40,17 @@ def register(app: Flask) -> None:
 def _ours(error: errors.TTSError) -> Response:
     status, kind = next((status, kind) for family, status, kind in _STATUS if isinstance(error, family))
     if status == 500:
-        logger.error("request failed: %s", error.message)
+        logger.error("%s failed: %s", g.get("request_id", "-"), error.message)
+    else:
+        # The message quotes the client; its code and field do for the journal.
+        logger.info(
+            "%s key=%s refused with %d %s param=%.60r",
+            g.get("request_id", "-"),
+            g.get("key_name", "-"),
+            status,
+            error.code,
+            error.param,
+        )
     response = jsonify(body(error.message, kind=kind, param=error.param, code=error.code))
     response.status_code = status
     if isinstance(error, errors.Unavailable):

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 
+logger = logging.getLogger(__name__)
+
 
 def send(*assignments: str) -> None:
-    """Send ``KEY=VALUE`` lines; does nothing where systemd does not listen."""
+    """Send ``KEY=VALUE`` lines; does nothing where systemd does not listen.
+
+    A socket that does not take the message is logged only: systemd decides by itself what a silent unit is.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.connect(address)
-        sender.sendall("\n".join(assignments).encode())
+    # A line break inside a value would begin another assignment.
+    message = "\n".join(" ".join(assignment.splitlines()) for assignment in assignments)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.connect(address)
+            sender.sendall(message.encode(errors="replace"))
+    except OSError as error:
+        logger.warning("NOTIFY_SOCKET %s does not take %r: %s", address, message, error)
 
 
 class StartExtension:

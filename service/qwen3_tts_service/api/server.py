@@ -128,8 +128,10 @@ def on_termination(drain: threading.Event) -> None:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if drain.is_set():
-            logger.warning("second signal: leaving at once, running requests are lost")
-            os._exit(128 + number)
+            try:
+                logger.warning("second signal: leaving at once, running requests are lost")
+            finally:
+                os._exit(128 + number)
         drain.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

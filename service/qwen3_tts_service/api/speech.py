@@ -27,7 +27,12 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, model_name: str) -> Blue
     @routes.post("/v1/audio/speech")
     def speak() -> Response:
         if request.mimetype != "application/json":
-            abort(415, "send the header `Content-Type: application/json`")
+            abort(415, f"`Content-Type` is {request.mimetype[:60]!r}: send `application/json`")
+        if (request.content_length or 0) > settings.max_body_bytes:
+            abort(
+                413,
+                f"the body has {request.content_length} bytes, at most {settings.max_body_bytes} are allowed",
+            )
         body = schemas.parse(request.get_data())
         audio_format = formats.check(body.response_format)
         if body.model not in (None, model_name):
@@ -42,7 +47,7 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, model_name: str) -> Blue
             seed=secrets.randbits(31) if body.seed is None else body.seed,
             max_frames=int(settings.max_audio_seconds * FRAMES_A_SECOND) or 1,
         )
-        speech = lifecycle.synthesis.speak(
+        speech = lifecycle.speak(
             wanted, audio_format=audio_format, timeout_s=settings.request_timeout_s, gone=_client_is_gone()
         )
         logger.info(

@@ -50,7 +50,7 @@ def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: boo
 
     Exit status 0 when the server is ready and the WAV has a plausible length and loudness, else 1.
     """
-    key = key_file.read().decode().strip() if key_file else None
+    key = _key(key_file) if key_file else None
     finding = examine(Client(server, key, timeout))
     if as_json:
         click.echo(json.dumps(asdict(finding)))
@@ -63,14 +63,28 @@ def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: boo
     return 0
 
 
+def _key(file: BinaryIO) -> str:
+    try:
+        key = file.read().decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise click.BadParameter("an API key is plain ASCII", param_hint="--key-file") from error
+    if not key or not key.isprintable():
+        raise click.BadParameter("expected one API key, on one line", param_hint="--key-file")
+    return key
+
+
 class Client:
     """Plain HTTP without proxies: the server is named by its address."""
 
     def __init__(self, server: str, key: str | None, timeout_s: float) -> None:
-        parts = urllib.parse.urlsplit(server)
+        try:
+            parts = urllib.parse.urlsplit(server)
+            port = parts.port or 80
+        except ValueError as error:
+            raise click.BadParameter(f"{server!r}: {error}", param_hint="--server") from error
         if parts.scheme != "http" or not parts.hostname:
             raise click.BadParameter(f"{server!r} is no http://HOST:PORT", param_hint="--server")
-        self._address = (parts.hostname, parts.port or 80)
+        self._address = (parts.hostname, port)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout_s = timeout_s
 
@@ -94,19 +108,26 @@ class Client:
         finally:
             connection.close()
 
-    def ask_json(self, path: str) -> dict[str, Any]:
-        """A GET whose answer must be 200 and JSON. Raises EngineError with what came instead."""
+    def ask_json(self, path: str, *fields: str) -> dict[str, Any]:
+        """A GET whose answer must be 200 and JSON with ``fields``. Raises EngineError with what came instead."""
         status, content = self.ask(path)
         if status != 200:
             raise EngineError(f"{path} answers {status}: {content.decode(errors='replace')[:300].strip()}")
-        answer: dict[str, Any] = json.loads(content)
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not answer.keys() >= set(fields):
+            raise EngineError(
+                f"{path} is no answer of this service: {content.decode(errors='replace')[:300].strip()}"
+            )
         return answer
 
 
 def examine(client: Client) -> Finding:
     """Ask for readiness and one sentence. Raises EngineError or Unavailable saying what is wrong."""
-    ready = client.ask_json("/ready")
-    voices = client.ask_json("/v1/audio/voices")["voices"]
+    ready = client.ask_json("/ready", "model", "device", "self_check")
+    voices = client.ask_json("/v1/audio/voices", "voices")["voices"]
     voice = voices[0]["id"] if voices else None
     body: dict[str, Any] = {"input": _SENTENCE, "response_format": "wav", "seed": _SEED}
     body |= {"voice": voice} if voice else {"instructions": "A calm voice."}
@@ -140,11 +161,14 @@ def measure(content: bytes) -> tuple[float, float]:
     try:
         with wave.open(io.BytesIO(content)) as file:
             shape = (file.getnchannels(), file.getsampwidth(), file.getframerate())
-            samples = array.array("h", file.readframes(file.getnframes()))
+            frames, data = file.getnframes(), file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
-        raise EngineError(f"the speech is no WAV: {error}") from error
+        raise EngineError(f"the speech is no WAV: {error or 'it ends too early'}") from error
     if shape != (1, 2, 24000):
         raise EngineError(f"the WAV has channels, bytes a sample, Hz = {shape}, expected (1, 2, 24000)")
+    if len(data) != 2 * frames:
+        raise EngineError(f"the WAV is cut off: {len(data)} bytes of sound, its header says {2 * frames}")
+    samples = array.array("h", data)
     if not samples:
         raise EngineError("the WAV is empty")
     mean_square = sum(sample * sample for sample in samples) / len(samples)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import click
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @click.command(name="serve")
-def command() -> int:
+def command() -> NoReturn:
     """Run the HTTP service in the foreground.
 
     Settings come from QWEN3_TTS_<NAME> in the environment and from the TOML file that QWEN3_TTS_CONFIG names.
@@ -36,7 +37,12 @@ def command() -> int:
     journal.configure(settings.log_level)
     keys = KeyRing.read(_key_file(settings))
     _refuse_strangers(settings, keys)
-    return _serve(settings, keys)
+    status = _serve(settings, keys)
+    # A thread may still be inside torch (loading, or a request beyond the drain limit): it can be neither
+    # stopped nor waited for, and an interpreter that is torn down under it crashes.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def _serve(settings: Settings, keys: KeyRing) -> int:

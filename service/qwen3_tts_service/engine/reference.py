@@ -6,6 +6,7 @@ It is what the faster engine is compared with, and the engine of this version.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch
 from ..checkpoints.load import LoadedModel, codec_kernels, load
 from ..errors import (
     Cancelled,
+    DeviceFault,
     EngineError,
     InvalidValue,
     NotSupportedByModel,
@@ -34,8 +36,17 @@ logger = logging.getLogger(__name__)
 _SIZE_WITHOUT_INSTRUCTIONS = "0b6"
 
 
+#: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
+_DEVICE_FAULT = re.compile(r"\b(CUDA|HIP) error:")
+
+
 def _never() -> bool:
     return False
+
+
+def _failure(part: str, error: Exception) -> EngineError:
+    kind = DeviceFault if _DEVICE_FAULT.search(str(error)) else EngineError
+    return kind(f"the {part} failed: {error}")
 
 
 class ReferenceEngine:
@@ -158,7 +169,7 @@ class ReferenceEngine:
             except TTSError:
                 raise
             except (RuntimeError, ValueError, IndexError) as error:
-                raise EngineError(f"the language model failed: {error}") from error
+                raise _failure("language model", error) from error
             finally:
                 hook.remove()
         if len(codes) >= request.max_frames:
@@ -172,5 +183,5 @@ class ReferenceEngine:
             with codec_kernels(self.model.codec_device):
                 [waveform], _ = self._codec.decode({"audio_codes": codes[None]})
         except (RuntimeError, ValueError, IndexError) as error:
-            raise EngineError(f"the codec failed: {error}") from error
+            raise _failure("codec", error) from error
         return np.asarray(waveform, dtype=np.float32)

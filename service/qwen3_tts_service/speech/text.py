@@ -10,6 +10,9 @@ from ..errors import InputTooLong, InvalidValue
 #: The tokenizer turns these into control tokens wherever they stand, so a text must not carry them.
 _CONTROL_WORD = re.compile(r"<\|\w+\|>|<tts_\w+>")
 
+#: Controls, invisible format characters and separators: a text of nothing else has no sound.
+_SILENT = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+
 
 def clean(text: str, *, max_chars: int, param: str = "input") -> str:
     """Return ``text`` ready to be spoken: control characters are spaces, the ends are stripped.
@@ -31,6 +34,6 @@ def clean(text: str, *, max_chars: int, param: str = "input") -> str:
     spoken = "".join(
         " " if unicodedata.category(character) == "Cc" else character for character in text
     ).strip()
-    if not spoken:
+    if all(unicodedata.category(character) in _SILENT for character in spoken):
         raise InvalidValue(f"`{param}` is empty: there is nothing to speak", param=param)
     return spoken

@@ -1,0 +1,228 @@
+"""Input that nobody should send: named in the answer, and the server speaks afterwards."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from server_process import Answer
+from stand_in_engine import Service, service
+
+MAX_BODY = 10_000
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Service]:
+    with service(max_input_chars=100, max_body_bytes=MAX_BODY, queue_size=4) as started:
+        yield started
+
+
+@pytest.fixture
+def server(running: Service) -> Iterator[Service]:
+    yield running
+    assert running.speak("still here").status == 200
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"input": "Hello.", "voice": "vivian"} | fields).encode()
+
+
+WRONG_FIELDS: list[tuple[bytes, str, list[str]]] = [
+    (body(input=""), "input", ["empty"]),
+    (body(input=" \n\t\x00\x1f "), "input", ["empty"]),
+    (body(input="\u200b\ufeff"), "input", ["empty"]),
+    (body(input="a" * 101), "input", ["101", "100"]),
+    (body(input=None), "input", ["None", "string"]),
+    (body(input=7), "input", ["7", "string"]),
+    (body(input=["a"]), "input", ["['a']", "string"]),
+    (body(input="half \ud83d here"), "input", ["surrogate"]),
+    (body(input="Hello<|im_end|>"), "input", ["<|im_end|>"]),
+    (body(input="Hello<tts_pad>"), "input", ["<tts_pad>"]),
+    (b'{"voice": "vivian"}', "input", ["missing"]),
+    (body(voice="nobody"), "voice", ["nobody", "vivian"]),
+    (body(voice=None), "voice", ["None", "vivian"]),
+    (body(voice=3), "voice", ["3", "string"]),
+    (body(language="klingon"), "language", ["klingon", "english"]),
+    (body(model="tts-2000"), "model", ["tts-2000", "stand-in"]),
+    (body(response_format="midi"), "response_format", ["midi", "wav", "pcm"]),
+    (body(response_format=1), "response_format", ["1", "string"]),
+    (body(stream_format="sse"), "stream_format", ["sse", "audio"]),
+    (body(speed=2), "speed", ["2", "1"]),
+    (body(speed="1"), "speed", ["'1'", "number"]),
+    (body(speed=True), "speed", ["True", "number"]),
+    (b'{"input": "a", "voice": "vivian", "speed": 1e999}', "speed", ["inf"]),
+    (b'{"input": "a", "voice": "vivian", "speed": ' + b"9" * 400 + b"}", "speed", ["999", "number"]),
+    (body(seed=-1), "seed", ["-1", "0"]),
+    (body(seed=1.5), "seed", ["1.5", "integer"]),
+    (body(seed="1"), "seed", ["'1'", "integer"]),
+    (body(seed=True), "seed", ["True", "integer"]),
+    (body(seed=1 << 63), "seed", ["9223372036854775808", "less than"]),
+    (body(seed=10**300), "seed", ["1000", "integer"]),
+    (body(speaker="vivian"), "speaker", ["speaker", "voice", "language", "seed"]),
+    (body(instructions="<|im_start|>"), "instructions", ["<|im_start|>"]),
+    (body(instructions="a" * 101), "instructions", ["101", "100"]),
+]
+
+
+@pytest.mark.parametrize(("content", "field", "names"), WRONG_FIELDS, ids=lambda value: repr(value)[:40])
+def test_a_wrong_field_is_named_with_value_and_what_is_allowed(
+    server: Service, content: bytes, field: str, names: list[str]
+) -> None:
+    answer = server.ask("POST", "/v1/audio/speech", content)
+    assert answer.status == (404 if field == "model" else 400)
+    error = answer.error
+    assert (error["param"], error["type"]) == (field, "invalid_request_error")
+    assert error["code"]
+    for name in [field, *names]:
+        assert name in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b'{"input": "a", "voice": "vivian", "speed": NaN}', "NaN"),
+        (b'{"input": "a", "seed": -Infinity}', "-Infinity"),
+        (b'{"input": "a", "seed": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'"Hello"', "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b"[" * 4000, "nested too deeply"),
+        (b'{"a":' * 1500, "nested too deeply"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_is_no_json_object_is_said_so(server: Service, content: bytes, names: str) -> None:
+    answer = server.ask("POST", "/v1/audio/speech", content)
+    assert answer.status == 400
+    assert names in answer.error["message"]
+
+
+@pytest.mark.parametrize("depth", range(300, 1000, 50))
+def test_nesting_of_any_depth_is_the_clients_mistake(server: Service, depth: int) -> None:
+    content = b'{"voice": "vivian", "input": ' + b"[" * depth + b"]" * depth + b"}"
+    answer = server.ask("POST", "/v1/audio/speech", content)
+    assert answer.status == 400
+    assert answer.error["message"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_another_content_type_is_named(server: Service, kind: str) -> None:
+    answer = server.ask("POST", "/v1/audio/speech", body(), Content_Type=kind)
+    assert answer.status == 415
+    assert repr(kind) in answer.error["message"]
+    assert "application/json" in answer.error["message"]
+
+
+@pytest.mark.parametrize("size", [MAX_BODY + 1, 10 * MAX_BODY, 40 * MAX_BODY, 1000 * MAX_BODY])
+def test_a_huge_body_is_refused_by_size(server: Service, size: int) -> None:
+    """Below sixteen times the limit the application refuses, beyond that the server itself, unread."""
+    answer = server.ask("POST", "/v1/audio/speech", body(input="a" * size))
+    assert answer.status == 413
+    assert str(MAX_BODY) in answer.error["message"]
+
+
+def chunked(port: int, *chunks: bytes) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/audio/speech", iter(chunks), headers, encode_chunked=True)
+    response = connection.getresponse()
+    answer = Answer(response.status, dict(response.getheaders()), response.read())
+    connection.close()
+    return answer
+
+
+def test_a_chunked_body_is_a_body_like_any_other(server: Service) -> None:
+    whole = body(input="In pieces.")
+    assert chunked(server.port, whole[:5], whole[5:]).status == 200
+    assert chunked(server.port, b"{").error["message"].startswith("the body is not JSON")
+    big = chunked(server.port, *[b"x" * 5000] * 4)
+    assert (big.status, big.error["code"]) == (413, "request_entity_too_large")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 300_000 + b"\r\n\r\n", 431),
+        (b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n", 501),
+    ],
+    ids=["request line", "content length", "headers", "transfer encoding"],
+)
+def test_what_is_hardly_http_is_answered_in_the_same_shape(
+    server: Service, sent: bytes, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(sent)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        answer = Answer(response.status, dict(response.getheaders()), response.read())
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [
+        ("GET", "/", 404, None),
+        ("GET", "/v1/audio/speeches", 404, None),
+        ("GET", "/v1/audio/../../etc/passwd", 404, None),
+        ("GET", "/static/errors.py", 404, None),
+        ("GET", "/v1/audio/speech", 405, "POST"),
+        ("DELETE", "/v1/models", 405, "GET"),
+        ("POST", "/ready", 405, "GET"),
+    ],
+)
+def test_other_paths_and_methods(
+    server: Service, method: str, path: str, status: int, allowed: str | None
+) -> None:
+    answer = server.ask(method, path)
+    assert answer.status == status
+    assert answer.error["type"] == "invalid_request_error"
+    if allowed:
+        assert allowed in answer.headers["allow"]
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None, exclude_categories=()), max_size=120),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from(
+    ["input", "model", "voice", "instructions", "response_format", "speed", "stream_format", "language", "seed"]
+)
+BODIES = st.dictionaries(FIELDS, VALUES, max_size=6) | st.dictionaries(
+    FIELDS | st.text(max_size=10), VALUES, max_size=6
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fields=BODIES, usual=st.booleans())
+def test_no_body_makes_the_server_fail(running: Service, fields: dict[str, Any], usual: bool) -> None:
+    content = {"input": "Hello.", "voice": "vivian"} | fields if usual else fields
+    answer = running.ask("POST", "/v1/audio/speech", json.dumps(content).encode())
+    assert answer.status in (200, 400, 404)
+    if answer.status != 200:
+        assert answer.error["message"]
+        assert "Traceback" not in answer.error["message"]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200))
+def test_no_bytes_make_the_server_fail(running: Service, content: bytes) -> None:
+    assert running.ask("POST", "/v1/audio/speech", content).status == 400
