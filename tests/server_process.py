@@ -18,8 +18,9 @@ from typing import Any
 
 import qwen3_tts_service
 
-START_S = 90.0
-_PACKAGES = str(Path(qwen3_tts_service.__file__).parents[1])
+START_S = 180.0
+_SERVE = "from qwen3_tts_service.cli import main; main()"
+_PATH = f"{Path(qwen3_tts_service.__file__).parents[1]}:{Path(__file__).parent}"
 _LISTENING = re.compile(r"listening on http://(\S+?):(\d+), ")
 
 
@@ -80,7 +81,14 @@ def wait_for(condition: Any, what: str, timeout_s: float = 10.0) -> Any:
 class ServerProcess:
     """A running service. ``settings`` are QWEN3_TTS_* in lower case; the log goes to a file."""
 
-    def __init__(self, log: Path, environment: dict[str, str] | None = None, **settings: object) -> None:
+    def __init__(
+        self,
+        log: Path,
+        environment: dict[str, str] | None = None,
+        *,
+        program: str = _SERVE,
+        **settings: object,
+    ) -> None:
         self.log_file = log
         own = {"port": 0, "cpu_threads": 1, "device": "cpu"} | settings
         base = {name: value for name, value in os.environ.items() if not name.startswith("QWEN3_TTS_")}
@@ -89,8 +97,8 @@ class ServerProcess:
         variables = {f"QWEN3_TTS_{name.upper()}": str(value) for name, value in own.items()}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from qwen3_tts_service.cli import main; main()", "serve"],
-                env=base | {"OMP_NUM_THREADS": "1", "PYTHONPATH": _PACKAGES} | variables | (environment or {}),
+                [sys.executable, "-c", program, "serve"],
+                env=base | {"OMP_NUM_THREADS": "1", "PYTHONPATH": _PATH} | variables | (environment or {}),
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
@@ -123,9 +131,11 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serving(log: Path, environment: dict[str, str] | None = None, **settings: object) -> Iterator[ServerProcess]:
+def serving(
+    log: Path, environment: dict[str, str] | None = None, *, program: str = _SERVE, **settings: object
+) -> Iterator[ServerProcess]:
     """A server that is gone at the end of the block, however the block ends."""
-    server = ServerProcess(log, environment, **settings)
+    server = ServerProcess(log, environment, program=program, **settings)
     try:
         yield server
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from server_process import Answer
 from stand_in_engine import Service, service
 
@@ -63,7 +64,7 @@ WRONG_FIELDS: list[tuple[bytes, str, list[str]]] = [
     (body(seed="1"), "seed", ["'1'", "integer"]),
     (body(seed=True), "seed", ["True", "integer"]),
     (body(seed=1 << 63), "seed", ["9223372036854775808", "less than"]),
-    (body(seed=10**300), "seed", ["1000", "integer"]),
+    (body(seed=10**300), "seed", ["1000", "less than"]),
     (body(speaker="vivian"), "speaker", ["speaker", "voice", "language", "seed"]),
     (body(instructions="<|im_start|>"), "instructions", ["<|im_start|>"]),
     (body(instructions="a" * 101), "instructions", ["101", "100"]),
@@ -115,7 +116,9 @@ def test_nesting_of_any_depth_is_the_clients_mistake(server: Service, depth: int
     assert answer.error["message"]
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
 def test_another_content_type_is_named(server: Service, kind: str) -> None:
     answer = server.ask("POST", "/v1/audio/speech", body(), Content_Type=kind)
     assert answer.status == 415
@@ -159,9 +162,7 @@ def test_a_chunked_body_is_a_body_like_any_other(server: Service) -> None:
     ],
     ids=["request line", "content length", "headers", "transfer encoding"],
 )
-def test_what_is_hardly_http_is_answered_in_the_same_shape(
-    server: Service, sent: bytes, status: int
-) -> None:
+def test_what_is_hardly_http_is_answered_in_the_same_shape(server: Service, sent: bytes, status: int) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(sent)
         response = http.client.HTTPResponse(client)
@@ -204,7 +205,17 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.sampled_from(
-    ["input", "model", "voice", "instructions", "response_format", "speed", "stream_format", "language", "seed"]
+    [
+        "input",
+        "model",
+        "voice",
+        "instructions",
+        "response_format",
+        "speed",
+        "stream_format",
+        "language",
+        "seed",
+    ]
 )
 BODIES = st.dictionaries(FIELDS, VALUES, max_size=6) | st.dictionaries(
     FIELDS | st.text(max_size=10), VALUES, max_size=6

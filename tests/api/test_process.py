@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from server_process import Answer, ServerProcess, serving, wait_for
 
 SECRET = "correct-horse-battery-staple-0123456789"
@@ -106,7 +107,9 @@ def test_its_life_from_loading_to_exit(tiny_checkpoint: Path, tmp_path: Path) ->
     keys.write_text(f"# who: tests\nlaptop sha256:{hashlib.sha256(SECRET.encode()).hexdigest()}\n")
     bearer = f"Bearer {SECRET}"
     environment = {"NOTIFY_SOCKET": str(notify.path), "JOURNAL_STREAM": "8:1"}
-    with serving(tmp_path / "log", environment, model=tiny_checkpoint, api_keys_file=keys) as server:
+    with serving(
+        tmp_path / "log", environment, model=tiny_checkpoint, api_keys_file=keys, max_audio_seconds=10
+    ) as server:
         assert server.ask("GET", "/health").json == {"status": "ok"}
         early = server.ask("GET", "/ready")
         assert early.status == 503
@@ -145,6 +148,7 @@ def test_its_life_from_loading_to_exit(tiny_checkpoint: Path, tmp_path: Path) ->
             assert server.ask("GET", "/health").status == 200
             whole = running.result(60)
         assert whole.status == 200
+        assert float(whole.headers["x-audio-seconds"]) == 10
         with wave.open(io.BytesIO(whole.content)) as file:
             assert len(file.readframes(file.getnframes())) == 2 * file.getnframes()
         assert server.wait() == 0
@@ -242,3 +246,45 @@ def test_the_settings_file_may_say_it_all(tiny_checkpoint: Path, tmp_path: Path)
         assert "0.0.0.0" in wait_for(lambda: "listening" in server.log and server.log, "the address", 30)
         assert "1 API keys" in server.log
         assert server.ask("GET", "/v1/models").status == 401
+
+
+#: The real program over an engine that a request's text steers: no model is needed to leave.
+STEERED = """
+from qwen3_tts_service.cli import main
+from qwen3_tts_service.commands import serve
+from qwen3_tts_service.errors import DeviceFault
+from stand_in_engine import StandInEngine
+
+class Steered(StandInEngine):
+    def synthesize(self, request, *, should_stop):
+        if request.text == "hang":
+            self.go.clear()
+            should_stop = lambda: False
+        if request.text == "fault":
+            raise DeviceFault("the codec failed: HIP error: out of luck")
+        return super().synthesize(request, should_stop=should_stop)
+
+serve._load = lambda settings: Steered()
+main()
+"""
+
+
+def test_a_lost_gpu_ends_the_process_for_systemd_to_restart(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", program=STEERED, model=tmp_path) as server:
+        server.wait_until_ready()
+        answer = server.ask("POST", "/v1/audio/speech", speech(input="fault"))
+        assert (answer.status, answer.error["code"]) == (500, "device_fault")
+        assert server.wait(10) == 1
+        assert "cannot serve: the codec failed: HIP error: out of luck" in server.log
+
+
+def test_the_drain_has_an_end(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", program=STEERED, model=tmp_path, drain_timeout_s=0.5) as server:
+        server.wait_until_ready()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            stuck = pool.submit(server.ask, "POST", "/v1/audio/speech", speech(input="hang"))
+            _let_it_begin(server, stuck)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.wait(15) == 0
+            assert isinstance(stuck.exception(10), OSError | http.client.HTTPException)
+        assert "the drain limit is over" in server.log

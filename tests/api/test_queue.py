@@ -9,10 +9,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from server_process import wait_for
-from stand_in_engine import Service, service
 
 from qwen3_tts_service.errors import DeviceFault
+from server_process import wait_for
+from stand_in_engine import Service, service
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ ours: it keeps turning while a drain finishes what was accepted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -35,6 +36,8 @@ _CONNECTION_LIMIT = 512
 #: that waitress refuses at the header.
 _BODY_SLACK = 16
 _LOOP_S = 0.2
+#: How long a refused client may take to stop sending, in seconds.
+_LINGER_S = 2.0
 
 
 class JSONErrorTask(ErrorTask):  # type: ignore[misc]
@@ -42,9 +45,13 @@ class JSONErrorTask(ErrorTask):  # type: ignore[misc]
 
     def execute(self) -> None:
         error = self.request.error
+        message = f"{error.reason}: {error.body}".strip()
+        if error.code == 413:
+            limit = self.channel.adj.max_request_body_size // _BODY_SLACK
+            message = f"the body is too large: at most {limit} bytes are allowed"
         content = json.dumps(
             error_responses.body(
-                f"{error.reason}: {error.body}".strip(),
+                message,
                 kind="invalid_request_error" if error.code < 500 else "server_error",
                 code=error.reason.lower().replace(" ", "_"),
             )
@@ -56,6 +63,7 @@ class JSONErrorTask(ErrorTask):  # type: ignore[misc]
             ("Connection", "close"),
         ]
         self.close_on_finish = True
+        self.channel.refused = True
         self.content_length = len(content)
         self.write(content)
 
@@ -64,6 +72,37 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     """A connection with our error answers."""
 
     error_task_class = JSONErrorTask
+    #: Whether it ends with one, so that its client may still be sending.
+    refused = False
+
+    def handle_close(self) -> None:
+        if self.refused and self.connected:
+            # A socket that is closed with unread input resets the connection, and the client loses the answer.
+            with contextlib.suppress(OSError):
+                _LastWords(self.socket.dup(), self._map)
+        super().handle_close()
+
+
+class _LastWords(wasyncore.dispatcher):  # type: ignore[misc]
+    """Reads and drops what a refused client still sends, until it hangs up or the time is over."""
+
+    def __init__(self, connection: socket.socket, channels: dict[int, Any]) -> None:
+        super().__init__(connection, map=channels)
+        self._deadline = time.monotonic() + _LINGER_S
+        connection.shutdown(socket.SHUT_WR)
+
+    def readable(self) -> bool:
+        if time.monotonic() < self._deadline:
+            return True
+        self.close()
+        return False
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read(self) -> None:
+        if not self.recv(1 << 16):
+            self.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

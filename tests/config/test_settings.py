@@ -1,0 +1,131 @@
+"""Settings: where they come from, and what an operator reads when one is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qwen3_tts_service import config
+from qwen3_tts_service.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("QWEN3_TTS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("QWEN3_TTS_MODEL", "/models/a")
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "main.toml"
+    monkeypatch.setenv("QWEN3_TTS_CONFIG", str(path))
+    return path
+
+
+def test_defaults_are_safe() -> None:
+    settings = config.load()
+    assert (settings.host, settings.port, settings.is_loopback) == ("127.0.0.1", 8100, True)
+    assert settings.allow_unauthenticated is False
+    assert (settings.device, settings.dtype, settings.codec_device) == ("auto", "auto", "cpu")
+
+
+def test_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('model = "/models/file"\nport = 1\nqueue_size = 3\n')
+    monkeypatch.setenv("QWEN3_TTS_PORT", "2")
+    settings = config.load()
+    assert (settings.model, settings.port, settings.queue_size) == (Path("/models/a"), 2, 3)
+    monkeypatch.delenv("QWEN3_TTS_MODEL")
+    assert config.load().model == Path("/models/file")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("port", "eighty", "integer"),
+        ("port", "65536", "65535"),
+        ("port", "-1", "0"),
+        ("host", "example.org", "IPv4 or IPv6"),
+        ("device", "gpu", "cuda"),
+        ("dtype", "fp16", "'bf16' or 'fp32'"),
+        ("codec_device", "tpu", "'cpu' or 'gpu'"),
+        ("engine", "other", "'reference'"),
+        ("queue_size", "1001", "1000"),
+        ("queue_size", "2.5", "integer"),
+        ("max_input_chars", "0", "1"),
+        ("request_timeout_s", "nan", "86400"),
+        ("request_timeout_s", "inf", "86400"),
+        ("drain_timeout_s", "-1", "0"),
+        ("allow_unauthenticated", "perhaps", "boolean"),
+        ("log_level", "LOUD", "'debug'"),
+        ("model", "", "directory"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_variable_and_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(f"QWEN3_TTS_{name.upper()}", value)
+    with pytest.raises(ConfigurationError) as caught:
+        config.load()
+    assert caught.value.param == name
+    for word in (f"QWEN3_TTS_{name.upper()}", repr(value), allowed):
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("prot = 1", ["`prot`", "main.toml", "port"]),
+        ("port = [1]", ["QWEN3_TTS_PORT", "`port` in", "[1]", "integer"]),
+        ("port = true", ["QWEN3_TTS_PORT", "True", "number"]),
+        ("[server]\nport = 1", ["`server`", "no setting"]),
+        ("host = 1", ["QWEN3_TTS_HOST", "1", "string"]),
+        ("port = ", ["main.toml", "not TOML"]),
+        ("port = 1\nport = 2", ["main.toml", "not TOML"]),
+        ("port = 'a'\nqueue_size = 'b'", ["QWEN3_TTS_PORT", "QWEN3_TTS_QUEUE_SIZE"]),
+    ],
+)
+def test_a_wrong_file_is_explained(file: Path, content: str, words: list[str]) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigurationError) as caught:
+        config.load()
+    for word in words:
+        assert word in caught.value.message
+
+
+def test_a_file_that_is_not_there_or_not_text(file: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"main\.toml cannot be read: No such file"):
+        config.load()
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="not TOML"):
+        config.load()
+
+
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN3_TTS_PROT", "1")
+    with pytest.raises(ConfigurationError, match=r"QWEN3_TTS_PROT: no such setting.*QWEN3_TTS_PORT"):
+        config.load()
+
+
+def test_a_missing_model_says_what_belongs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QWEN3_TTS_MODEL")
+    with pytest.raises(ConfigurationError, match="QWEN3_TTS_MODEL is required: Directory of the checkpoint"):
+        config.load()
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_loopback(monkeypatch: pytest.MonkeyPatch, host: str, loopback: bool) -> None:
+    monkeypatch.setenv("QWEN3_TTS_HOST", host)
+    assert config.load().is_loopback is loopback

@@ -1,0 +1,116 @@
+"""From loading to ready, broken or draining."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from qwen3_tts_service.errors import CheckpointError, DeviceFault, NotReady, SelfCheckFailed
+from qwen3_tts_service.lifecycle import Lifecycle, LoadedEngine, SelfCheck, Status
+from qwen3_tts_service.speech.request import SpeechRequest
+from server_process import wait_for
+from stand_in_engine import StandInEngine
+
+
+def begin(
+    load: Callable[[], LoadedEngine], check: Callable[[LoadedEngine], SelfCheck] = lambda _: SelfCheck()
+) -> tuple[Lifecycle, list[Status]]:
+    heard: list[Status] = []
+    lifecycle = Lifecycle(load=load, check=check, queue_size=1, on_change=heard.append)
+    lifecycle.start()
+    return lifecycle, heard
+
+
+def until(lifecycle: Lifecycle, state: str) -> None:
+    wait_for(lambda: lifecycle.status.state == state, state)
+
+
+def test_ready_comes_after_the_first_sentence() -> None:
+    engine = StandInEngine()
+    engine.go.clear()
+    lifecycle, heard = begin(lambda: engine)
+    until(lifecycle, "warming")
+    wait_for(lambda: engine.begun, "the warm-up sentence")
+    with pytest.raises(NotReady, match="speaks its first sentence"):
+        _ = lifecycle.synthesis
+    engine.go.set()
+    until(lifecycle, "ready")
+    assert [status.state for status in heard] == ["warming", "ready"]
+    assert engine.spoken == ["Ready to speak."]
+
+
+def test_the_self_check_stands_between_loading_and_ready() -> None:
+    passed = SelfCheck("passed", 0.01, 0.1)
+    lifecycle, _ = begin(StandInEngine, lambda _: passed)
+    until(lifecycle, "ready")
+    assert lifecycle.self_check == passed
+
+    def fail(_: LoadedEngine) -> SelfCheck:
+        raise SelfCheckFailed("the talker computes something else")
+
+    lifecycle, _ = begin(StandInEngine, fail)
+    until(lifecycle, "broken")
+    assert lifecycle.status.reason == "the talker computes something else"
+    with pytest.raises(NotReady, match="something else"):
+        _ = lifecycle.synthesis
+
+
+@pytest.mark.parametrize(
+    ("waveform", "reason"),
+    [
+        (np.zeros(24_000, np.float32), "silent"),
+        (np.zeros(0, np.float32), "empty"),
+        (np.full(10, np.nan, np.float32), "NaN"),
+    ],
+)
+def test_a_first_sentence_that_is_no_sound_breaks_it(waveform: np.ndarray, reason: str) -> None:
+    engine = StandInEngine()
+    engine.waveform = waveform
+    lifecycle, _ = begin(lambda: engine)
+    until(lifecycle, "broken")
+    assert reason in lifecycle.status.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CheckpointError("a\n  b"), "a b"),
+        (ImportError("libamdhip64.so:\n cannot open"), "ImportError: libamdhip64.so: cannot open"),
+    ],
+)
+def test_a_load_that_fails_is_broken_with_its_reason_in_one_line(error: Exception, reason: str) -> None:
+    def load() -> LoadedEngine:
+        raise error
+
+    lifecycle, heard = begin(load)
+    until(lifecycle, "broken")
+    assert heard == [Status("broken", reason)]
+    with pytest.raises(NotReady, match=reason.split(":")[0]):
+        _ = lifecycle.engine
+
+
+def test_a_device_that_dies_later_breaks_it() -> None:
+    engine = StandInEngine()
+    lifecycle, heard = begin(lambda: engine)
+    until(lifecycle, "ready")
+    engine.fault = DeviceFault("HIP error: gone")
+    with pytest.raises(DeviceFault):
+        lifecycle.speak(SpeechRequest("a", "vivian"), audio_format="pcm", timeout_s=1)
+    assert heard[-1] == Status("broken", "HIP error: gone")
+    with pytest.raises(NotReady):
+        lifecycle.speak(SpeechRequest("a", "vivian"), audio_format="pcm", timeout_s=1)
+
+
+def test_nothing_brings_it_up_again_on_the_way_down(caplog: pytest.LogCaptureFixture) -> None:
+    engine = StandInEngine()
+    engine.go.clear()
+    lifecycle, heard = begin(lambda: engine)
+    wait_for(lambda: engine.begun, "the warm-up sentence")
+    assert lifecycle.drain(1) is True
+    # The warm-up gives up by itself: the thread ends, and its end is no failure.
+    wait_for(lambda: "loader" not in {thread.name for thread in threading.enumerate()}, "the loader's end")
+    assert [status.state for status in heard] == ["warming", "draining"]
+    assert "cannot serve" not in caplog.text
