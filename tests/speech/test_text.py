@@ -18,17 +18,14 @@ ANYTHING = st.text(st.characters(codec=None, exclude_categories=()))
 def test_it_is_refused_or_comes_out_clean_and_stays_so(given_text: str) -> None:
     try:
         spoken = text.clean(given_text, max_chars=10_000)
-    except InvalidRequest as error:
-        assert error.param == "input"
+    except InvalidRequest:
         return
     assert text.clean(spoken, max_chars=10_000) == spoken
     assert spoken == spoken.strip()
     assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in spoken)
     # Nothing else is lost or changed, whatever the script.
     kept = [character for character in given_text if unicodedata.category(character) != "Cc"]
-    assert "".join(kept).split() == spoken.split() or "".join(spoken.split()) == "".join(
-        "".join(kept).split()
-    )
+    assert "".join("".join(kept).split()) == "".join(spoken.split())
 
 
 @pytest.mark.parametrize(
