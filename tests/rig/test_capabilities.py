@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rig.capabilities import Missing
-from rig.errors import RigError
 
 from rig import capabilities
+from rig.capabilities import Missing
+from rig.errors import RigError
 
 
 def test_without_root_only_root_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rig.errors import RigError
 
 from rig import image
+from rig.errors import RigError
 
 MIRROR, SECURITY = "QWEN3_TTS_DEBIAN_MIRROR", "QWEN3_TTS_DEBIAN_SECURITY_MIRROR"
 

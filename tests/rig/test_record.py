@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rig.errors import RigError
-from rig.record import Host, Request, Running
 
 from rig import host, paths, record
+from rig.errors import RigError
+from rig.record import Host, Request, Running
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import complete_lock
-import pip_sources
 import pytest
 import yaml
-from locks import RUNTIME_LOCKS, plan
 from wheel_files import ROOT, sha256, write_wheel
+
+import complete_lock
+import pip_sources
+from locks import RUNTIME_LOCKS, plan
 
 INDEX = "pytorch-rocm6.4"
 

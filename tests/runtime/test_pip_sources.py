@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pip_sources
 import pytest
-import wheels
 import yaml
-from locks import Pin, render
 from wheel_files import ROOT, sha256, write_wheel
+
+import pip_sources
+import wheels
+from locks import Pin, render
 
 PURE = "qwen3_tts_probe-1.0-py3-none-any.whl"
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from locks import PYTHONS, RUNTIME_LOCKS, TOOL_LOCKS, release_lock
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 from wheel_files import ROOT
+
+from locks import PYTHONS, RUNTIME_LOCKS, TOOL_LOCKS, release_lock
 
 ALL_LOCKS = sorted([*RUNTIME_LOCKS.glob("*.txt"), *TOOL_LOCKS.glob("*.txt")])
 DIGEST = "a" * 64

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pip_sources
 import pytest
-import wheels
 from wheel_files import ROOT
+
+import pip_sources
+import wheels
 
 ANSIBLE = ROOT / ".venv-ansible" / "bin" / "ansible-playbook"
 STAND_IN = ROOT / "molecule" / "stand-in-lock"

@@ -11,8 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import service_wheel
 from wheel_files import ROOT
+
+import service_wheel
 
 
 def build(root: Path, output: Path, umask: int, **environment: str) -> dict[str, str]:
