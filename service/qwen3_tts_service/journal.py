@@ -9,8 +9,8 @@ import sys
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 #: Libraries that talk of normal things: clients that go away (waitress; we log our own line for each
-#: request), defaults taken (qwen_tts), a program that only the 25 Hz tokenizer needs (sox).
-_QUIET = {"waitress": logging.ERROR, "qwen_tts": logging.WARNING, "sox": logging.ERROR}
+#: request), defaults taken (qwen_tts).
+_QUIET = {"waitress": logging.ERROR, "qwen_tts": logging.WARNING}
 
 
 class JournalFormatter(logging.Formatter):

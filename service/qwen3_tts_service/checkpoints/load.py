@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,6 +308,18 @@ def _check_tensors(path: Path, config: dict[str, Any], stored: set[str]) -> None
 
 @contextlib.contextmanager
 def _quiet_imports() -> Iterator[None]:
-    """Upstream prints advertisements for optional packages while it is imported; the journal needs none."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    """Import upstream without its noise.
+
+    It prints advertisements for optional packages. And the package ``sox`` that it imports asks a shell for a
+    program of that name and complains on standard error and past all log levels when there is none, though only
+    the 25 Hz tokenizer, which this service does not load, would run it. It hears that there is none, silently.
+    """
+    popen, log_of_sox = os.popen, logging.getLogger("sox")
+    os.popen = lambda *_: io.StringIO()  # type: ignore[assignment]
+    log_of_sox.disabled = True
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        os.popen = popen
+        log_of_sox.disabled = False
