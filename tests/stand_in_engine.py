@@ -110,6 +110,6 @@ def service(keys: KeyRing = KeyRing(), **settings: object) -> Iterator[Service]:
         yield Service(port, lifecycle, engine, states)
     finally:
         engine.go.set()
-        server.stop()
+        server.stop(5)
         loop.join(10)
         assert not loop.is_alive()

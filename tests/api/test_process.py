@@ -177,20 +177,6 @@ def test_sigterm_while_loading_ends_with_0(tiny_checkpoint: Path, tmp_path: Path
         assert "Traceback" not in server.log
 
 
-def test_a_second_signal_leaves_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    long = speech(input="One two three four five six seven eight. " * 60)
-    with serving(tmp_path / "log", model=tiny_checkpoint) as server:
-        server.wait_until_ready()
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            running = pool.submit(server.ask, "POST", "/v1/audio/speech", long)
-            _let_it_begin(server, running)
-            server.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: server.ask("GET", "/ready").json["status"] == "draining", "draining")
-            server.process.send_signal(signal.SIGTERM)
-            assert server.wait(3) == 128 + signal.SIGTERM
-            assert isinstance(running.exception(10), OSError | http.client.HTTPException)
-
-
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
 def test_a_broken_checkpoint_ends_the_process_with_its_cause(
     tiny_checkpoint: Path, tmp_path: Path, damage: str
@@ -288,3 +274,16 @@ def test_the_drain_has_an_end(tmp_path: Path) -> None:
             assert server.wait(15) == 0
             assert isinstance(stuck.exception(10), OSError | http.client.HTTPException)
         assert "the drain limit is over" in server.log
+
+
+def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", program=STEERED, model=tmp_path) as server:
+        server.wait_until_ready()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            lost = pool.submit(server.ask, "POST", "/v1/audio/speech", speech(input="hang"))
+            _let_it_begin(server, lost)
+            server.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: server.ask("GET", "/ready").json["status"] == "draining", "draining")
+            server.process.send_signal(signal.SIGTERM)
+            assert server.wait(3) == 128 + signal.SIGTERM
+            assert isinstance(lost.exception(10), OSError | http.client.HTTPException)

@@ -150,7 +150,7 @@ class Server:
         self._server.task_dispatcher.shutdown(timeout=1)
         self._server.close()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, timeout_s: float) -> None:
         """Wait up to ``timeout_s`` seconds until all answers are sent, then end :meth:`run`."""
         deadline = time.monotonic() + timeout_s
         while self._busy() and time.monotonic() < deadline:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Time for answers that are finished to reach their clients, in seconds.
+_SEND_S = 5.0
+
 
 @click.command(name="serve")
 def command() -> NoReturn:
@@ -77,12 +80,14 @@ def _serve(settings: Settings, keys: KeyRing) -> int:
 
     def come_down() -> None:
         going_down.wait()
+        send_s = _SEND_S
         if not broken.is_set():
             notify.send("STOPPING=1")
             logger.info("going down: accepted requests are finished within %.0f s", settings.drain_timeout_s)
             if not lifecycle.drain(settings.drain_timeout_s):
                 logger.warning("the drain limit is over: unfinished requests are lost")
-        server.stop()
+                send_s = 1.0
+        server.stop(send_s)
 
     on_termination(going_down)
     threading.Thread(target=come_down, name="drain", daemon=True).start()
