@@ -7,6 +7,14 @@ exit codes. This module imports nothing, so that every layer can raise and catch
 
 from __future__ import annotations
 
+_SHOWN_CHARACTERS = 60
+
+
+def shown(value: object) -> str:
+    """``value`` as messages quote it: its repr, cut after 60 characters, since clients send anything."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
 
 class TTSError(Exception):
     """Root of the family.

@@ -68,6 +68,8 @@ WRONG_FIELDS: list[tuple[bytes, str, list[str]]] = [
     (body(speaker="vivian"), "speaker", ["speaker", "voice", "language", "seed"]),
     (body(instructions="<|im_start|>"), "instructions", ["<|im_start|>"]),
     (body(instructions="a" * 101), "instructions", ["101", "100"]),
+    (b'{"input": "a", "voice": "vivian", "\\ud800": 1}', "\\ud800", ["voice", "language"]),
+    (body(model="m" * 5_000), "model", ["mmm...", "stand-in"]),
 ]
 
 
@@ -82,6 +84,7 @@ def test_a_wrong_field_is_named_with_value_and_what_is_allowed(
     assert error["code"]
     for name in [field, *names]:
         assert name in error["message"]
+    assert len(error["message"]) < 500
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def test_stops_when_told_and_works_afterwards(engine: ReferenceEngine) -> None:
     ("request_", "error", "names"),
     [
         (SpeechRequest(TEXT, "nobody"), UnknownVoice, "'nobody'.*vivian"),
-        (SpeechRequest(TEXT, None), UnknownVoice, "vivian"),
+        (SpeechRequest(TEXT, None), InvalidValue, "missing.*vivian"),
+        (SpeechRequest(TEXT, "v" * 9000), UnknownVoice, r"^.{60,90}\.\.\."),
         (SpeechRequest(TEXT, "vivian", "klingon"), UnknownLanguage, "'klingon'.*english"),
         (SpeechRequest(TEXT, "vivian", "beijing_dialect"), UnknownLanguage, "beijing_dialect"),
         (SpeechRequest(" ", "vivian"), InvalidValue, "empty"),

@@ -74,7 +74,7 @@ def _framework(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    logger.error("unexpected error in a request", exc_info=error)
+    logger.error("%s failed unexpectedly", g.get("request_id", "-"), exc_info=error)
     response = jsonify(
         body("the server failed; its journal has the details", kind="server_error", code="internal_error")
     )

@@ -7,9 +7,7 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import InvalidRequest, InvalidValue
-
-_SHOWN = 60
+from ..errors import InvalidRequest, InvalidValue, shown
 
 
 class SpeechBody(BaseModel):
@@ -32,14 +30,6 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except RecursionError:
-        return "nested too deeply"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
 def parse(body: bytes) -> SpeechBody:
     """Read a request body. Raises InvalidRequest naming the field, its value and what is allowed."""
     try:
@@ -52,6 +42,12 @@ def parse(body: bytes) -> SpeechBody:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidRequest("the body is not a JSON object")
+    # Before pydantic: it cannot name a field whose name is half of a surrogate pair.
+    if unknown := [shown(name) for name in content if name not in SpeechBody.model_fields]:
+        fields = ", ".join(SpeechBody.model_fields)
+        raise InvalidValue(
+            f"{unknown[0]} is no field of this endpoint; there are {fields}", param=unknown[0][1:-1]
+        )
     try:
         parsed = SpeechBody.model_validate(content)
     except ValidationError as error:
@@ -64,12 +60,7 @@ def parse(body: bytes) -> SpeechBody:
 def _explained(error: ValidationError) -> InvalidValue:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        fields = ", ".join(SpeechBody.model_fields)
-        return InvalidValue(
-            f"`{name[:_SHOWN]}` is no field of this endpoint; there are {fields}", param=name[:_SHOWN]
-        )
     if first["type"] == "missing":
         return InvalidValue(f"`{name}` is missing", param=name)
     message = first["msg"][0].lower() + first["msg"][1:]
-    return InvalidValue(f"`{name}` is {_shown(first['input'])}: {message}", param=name)
+    return InvalidValue(f"`{name}` is {shown(first['input'])}: {message}", param=name)

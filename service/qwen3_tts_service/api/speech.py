@@ -9,7 +9,7 @@ from collections.abc import Callable
 from flask import Blueprint, Response, abort, current_app, g, request
 
 from ..config import Settings
-from ..errors import UnknownModel
+from ..errors import UnknownModel, shown
 from ..lifecycle import Lifecycle
 from ..speech import formats, text
 from ..speech.request import SpeechRequest
@@ -27,7 +27,7 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, model_name: str) -> Blue
     @routes.post("/v1/audio/speech")
     def speak() -> Response:
         if request.mimetype != "application/json":
-            abort(415, f"`Content-Type` is {request.mimetype[:60]!r}: send `application/json`")
+            abort(415, f"`Content-Type` is {shown(request.mimetype)}: send `application/json`")
         if (request.content_length or 0) > settings.max_body_bytes:
             abort(
                 413,
@@ -37,7 +37,7 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, model_name: str) -> Blue
         audio_format = formats.check(body.response_format)
         if body.model not in (None, model_name):
             raise UnknownModel(
-                f"`model` is {body.model[:60]!r}: this server has {model_name!r}", param="model"
+                f"`model` is {shown(body.model)}: this server has {model_name!r}", param="model"
             )
         wanted = SpeechRequest(
             text=text.clean(body.input, max_chars=settings.max_input_chars),

@@ -27,6 +27,7 @@ from ..errors import (
     TTSError,
     UnknownLanguage,
     UnknownVoice,
+    shown,
 )
 from ..speech.request import SpeechRequest
 
@@ -100,17 +101,20 @@ class ReferenceEngine:
             )
         if self.model_type == "voice_design" and request.voice is not None:
             raise UnknownVoice(
-                f"voice {request.voice!r}: a VoiceDesign checkpoint has no built-in voices. "
+                f"voice {shown(request.voice)}: a VoiceDesign checkpoint has no built-in voices. "
                 "Describe the voice in the instructions and leave the voice out",
                 param="voice",
             )
+        if self.model_type == "custom_voice" and request.voice is None:
+            raise InvalidValue(f"`voice` is missing: choose from {', '.join(self.speakers)}", param="voice")
         if self.model_type == "custom_voice" and (request.voice or "").lower() not in self.speakers:
             raise UnknownVoice(
-                f"voice {request.voice!r} is not known: choose from {', '.join(self.speakers)}", param="voice"
+                f"voice {shown(request.voice)} is not known: choose from {', '.join(self.speakers)}",
+                param="voice",
             )
         if (request.language or "auto").lower() not in self.languages:
             raise UnknownLanguage(
-                f"language {request.language!r} is not known: choose from {', '.join(self.languages)}",
+                f"language {shown(request.language)} is not known: choose from {', '.join(self.languages)}",
                 param="language",
             )
         if request.instructions and self.model_size == _SIZE_WITHOUT_INSTRUCTIONS:

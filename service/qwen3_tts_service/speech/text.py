@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from ..errors import InputTooLong, InvalidValue
+from ..errors import InputTooLong, InvalidValue, shown
 
 #: The tokenizer turns these into control tokens wherever they stand, so a text must not carry them.
 _CONTROL_WORD = re.compile(r"<\|\w+\|>|<tts_\w+>")
@@ -29,7 +29,7 @@ def clean(text: str, *, max_chars: int, param: str = "input") -> str:
         raise InvalidValue(f"`{param}` holds half of a surrogate pair, which is no character", param=param)
     if found := _CONTROL_WORD.search(text):
         raise InvalidValue(
-            f"`{param}` holds {found[0]!r}, a control word of the model: leave it out", param=param
+            f"`{param}` holds {shown(found[0])}, a control word of the model: leave it out", param=param
         )
     spoken = "".join(
         " " if unicodedata.category(character) == "Cc" else character for character in text
