@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ".venv/bin/python"
 ANSIBLE = ".venv-ansible/bin"
+UNIT = f"{PYTHON} -m pytest -q --durations=5 --ignore=tests/sitepatches --ignore=tests/demo"
 
 #: Suite -> its commands, in order. Each is run from the repository's root.
 SUITES: dict[str, tuple[str, ...]] = {
@@ -27,7 +28,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         f"{ANSIBLE}/ansible-lint --offline --profile production",
         f"{ANSIBLE}/python tools/variables.py --check",
     ),
-    "unit": (f"{PYTHON} -m pytest -q --durations=5 --ignore=tests/sitepatches --ignore=tests/demo",),
+    "unit": (f"{UNIT} -m 'not slow'",),
+    "slow": (f"{UNIT} -m slow",),
     "patches": (f"{PYTHON} -m pytest -q --durations=5 tests/sitepatches",),
     "default": (f"{ANSIBLE}/molecule test -s default",),
     "debian13": (f"{ANSIBLE}/molecule test -s debian13",),

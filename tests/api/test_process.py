@@ -241,6 +241,8 @@ from qwen3_tts_service.commands import serve
 from qwen3_tts_service.errors import DeviceFault
 from stand_in_engine import StandInEngine
 
+pytestmark = pytest.mark.slow
+
 class Steered(StandInEngine):
     def synthesize(self, request, *, should_stop):
         if request.text == "hang":

@@ -15,6 +15,8 @@ from qwen3_tts_service.checkpoints.load import load
 from qwen3_tts_service.engine.reference import ReferenceEngine
 from qwen3_tts_service.speech.request import SpeechRequest
 
+pytestmark = pytest.mark.slow
+
 SENTENCE = "The quick brown fox jumps over the lazy dog."
 #: Ends after the 100 frames in which codes are counted.
 LONG = "A long sentence, so that there are more than one hundred frames of speech to count the distinct codes in."

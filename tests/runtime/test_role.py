@@ -20,6 +20,8 @@ from wheel_files import ROOT
 import pip_sources
 import wheels
 
+pytestmark = pytest.mark.slow
+
 ANSIBLE = ROOT / ".venv-ansible" / "bin" / "ansible-playbook"
 STAND_IN = ROOT / "molecule" / "stand-in-lock"
 PYTHON = f"3.{sys.version_info.minor}"
