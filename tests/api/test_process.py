@@ -19,6 +19,8 @@ import pytest
 
 from server_process import Answer, ServerProcess, serving, wait_for
 
+pytestmark = pytest.mark.slow
+
 SECRET = "correct-horse-battery-staple-0123456789"
 TEXT = "A secret sentence that no log may show."
 
@@ -240,8 +242,6 @@ from qwen3_tts_service.cli import main
 from qwen3_tts_service.commands import serve
 from qwen3_tts_service.errors import DeviceFault
 from stand_in_engine import StandInEngine
-
-pytestmark = pytest.mark.slow
 
 class Steered(StandInEngine):
     def synthesize(self, request, *, should_stop):
