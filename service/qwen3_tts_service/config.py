@@ -60,7 +60,9 @@ class Settings(BaseSettings):
         description="Compare the GPU's logits with the CPU's before serving; off only to look into a failure.",
     )
 
-    max_input_chars: int = Field(4096, ge=1, le=1_000_000, description="Longest text, in characters.")
+    max_input_chars: int = Field(
+        4096, ge=100, le=1_000_000, description="Longest text, in characters; doctor's sentence has to fit."
+    )
     max_body_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="Largest request body, in bytes.")
     max_audio_seconds: float = Field(
         160.0, gt=0, le=3600, description="Longest speech of one request, in seconds."

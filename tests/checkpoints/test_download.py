@@ -231,4 +231,5 @@ def test_progress_says_share_size_rate_and_time() -> None:
         == " 50.0 %  512 of 1024 MiB, 8.0 MiB/s, 1 min 04 s left"
     )
     assert progress_line(512 * MIB, 1024 * MIB, 0).endswith("stalled")
+    assert progress_line(512 * MIB, 1024 * MIB, 24_000).endswith("0.0 MiB/s, stalled")
     assert progress_line(0, 0, 0).startswith("100.0 %")

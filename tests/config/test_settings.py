@@ -54,7 +54,7 @@ def test_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPa
         ("engine", "other", "'reference'"),
         ("queue_size", "1001", "1000"),
         ("queue_size", "2.5", "integer"),
-        ("max_input_chars", "0", "1"),
+        ("max_input_chars", "99", "100"),
         ("request_timeout_s", "nan", "86400"),
         ("request_timeout_s", "inf", "86400"),
         ("drain_timeout_s", "-1", "0"),

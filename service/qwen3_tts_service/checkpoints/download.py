@@ -258,7 +258,8 @@ def progress_line(present: int, total: int, rate: float) -> str:
     """One line for the journal. ``present`` and ``total`` in bytes, ``rate`` in bytes a second."""
     share = 100 * present / total if total else 100.0
     line = f"{share:5.1f} %  {present / MIB:.0f} of {total / MIB:.0f} MiB, {max(rate, 0) / MIB:.1f} MiB/s"
-    if rate <= 0:
+    # What is less than the rate's last digit says nothing about the time that is left.
+    if rate < 0.05 * MIB:
         return f"{line}, stalled" if present < total else line
     minutes, seconds = divmod(round((total - present) / rate), 60)
     return f"{line}, {minutes} min {seconds:02d} s left"
