@@ -105,6 +105,10 @@ class ReferenceEngine:
                 "Describe the voice in the instructions and leave the voice out",
                 param="voice",
             )
+        if self.model_type == "voice_design" and not request.instructions:
+            raise InvalidValue(
+                "`instructions` is missing: describe the voice that shall speak", param="instructions"
+            )
         if self.model_type == "custom_voice" and request.voice is None:
             raise InvalidValue(f"`voice` is missing: choose from {', '.join(self.speakers)}", param="voice")
         if self.model_type == "custom_voice" and (request.voice or "").lower() not in self.speakers:
