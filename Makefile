@@ -37,5 +37,5 @@ demo-down:
 demo-local:
 	@$(DEMO) local
 
-docs: .venv-ansible-current
-	.venv-ansible/bin/python tools/variables.py --write
+docs: venv
+	.venv/bin/python tools/variables.py --write

@@ -26,7 +26,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         f"{PYTHON} -m ruff format --check .",
         f"{PYTHON} -m mypy",
         f"{ANSIBLE}/ansible-lint --offline --profile production",
-        f"{ANSIBLE}/python tools/variables.py --check",
+        f"{PYTHON} tools/variables.py --check",
     ),
     "unit": (f"{UNIT} -m 'not slow'",),
     "slow": (f"{UNIT} -m slow",),
