@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE = 1
 DEMO = PYTHONPATH=tools:molecule $(PYTHON) -m demo
 
-.PHONY: help venv check test demo demo-down demo-local docs
+.PHONY: help venv controller check test demo demo-down demo-local docs
 
 help:
 	@echo 'make demo        roll out to a throw-away systemd host and fetch speech from it'
@@ -11,15 +11,15 @@ help:
 	@echo 'make demo-local  the same job without a host'
 	@echo 'make test        everything (lint, unit, patches, three test hosts, the demo)'
 	@echo 'make check       lint and unit tests'
+	@echo 'make controller  .venv-ansible: what ansible-playbook needs, on your side'
 	@echo 'make venv        .venv (CPU runtime, patched, and test tools) and .venv-ansible (controller)'
 	@echo 'make docs        write the generated tables into README.md'
 
 # Both are left alone when their locks, patches and Python did not change.
-venv: .venv-ansible-current
+venv: controller
 	$(PYTHON) tools/venv.py .venv --runtime cpu --lock develop --editable
 
-.PHONY: .venv-ansible-current
-.venv-ansible-current:
+controller:
 	@$(PYTHON) tools/venv.py .venv-ansible --lock controller
 
 check: venv
@@ -28,7 +28,7 @@ check: venv
 test: venv
 	$(PYTHON) tools/suites.py
 
-demo: .venv-ansible-current
+demo: controller
 	@$(DEMO) up
 
 demo-down:
