@@ -179,7 +179,7 @@ def test_the_second_unit_is_as_confined_and_says_its_status(
 
 def test_a_run_that_died_before_the_restart_is_completed_by_the_next(second: Second, rolled_out: str) -> None:
     before = second.show("MainPID")["MainPID"]
-    settings = {"tts_service_settings": {**SETTINGS, "max_input_chars": 50}}
+    settings = {"tts_service_settings": {**SETTINGS, "max_input_chars": 150}}
     process = second.start(**settings)
     assert process.stdout is not None
     for line in process.stdout:
@@ -188,7 +188,7 @@ def test_a_run_that_died_before_the_restart_is_completed_by_the_next(second: Sec
             break
     process.wait(30)
     process.stdout.close()
-    assert "50" in second.host.run("grep max_input_chars /etc/qwen3-tts/second.toml").stdout
+    assert "150" in second.host.run("grep max_input_chars /etc/qwen3-tts/second.toml").stdout
     assert second.show("MainPID")["MainPID"] == before, "the run was killed too late to prove anything"
     assert second.service().speak("x" * 51).status == 200
     done = second.play(**settings)
@@ -206,7 +206,7 @@ def test_a_key_that_was_written_but_never_loaded_is_loaded_by_the_next_run(
     assert second.service(key).request("/v1/models").status == 401
     variables = {
         "tts_service_api_keys": [{"name": "second", "key": key}],
-        "tts_service_settings": {**SETTINGS, "max_input_chars": 50},
+        "tts_service_settings": {**SETTINGS, "max_input_chars": 150},
     }
     done = second.play(**variables)
     assert done.returncode == 0, done.stdout[-4000:]
