@@ -190,11 +190,11 @@ def test_a_run_that_died_before_the_restart_is_completed_by_the_next(second: Sec
     process.stdout.close()
     assert "150" in second.host.run("grep max_input_chars /etc/qwen3-tts/second.toml").stdout
     assert second.show("MainPID")["MainPID"] == before, "the run was killed too late to prove anything"
-    assert second.service().speak("x" * 51).status == 200
+    assert second.service().speak("x" * 151).status == 200
     done = second.play(**settings)
     assert done.returncode == 0, done.stdout[-4000:]
     assert second.show("MainPID")["MainPID"] != before
-    assert second.service().speak("x" * 51).status == 400
+    assert second.service().speak("x" * 151).status == 400
 
 
 def test_a_key_that_was_written_but_never_loaded_is_loaded_by_the_next_run(
