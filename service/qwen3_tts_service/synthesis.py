@@ -19,10 +19,8 @@ import numpy.typing as npt
 
 from .audio import encoders
 from .errors import Cancelled, DeadlineExceeded, Draining, QueueFull
-from .speech.request import SpeechRequest
+from .speech.request import SAMPLES_A_FRAME, SpeechRequest
 
-#: Samples in one frame of codes (24 kHz / 12.5 Hz).
-SAMPLES_A_FRAME = 1920
 #: How often a waiting request looks at its client and its deadline (seconds).
 _LOOK_S = 0.05
 #: Weight of the newest request in the running mean of durations.

@@ -12,12 +12,10 @@ from ..config import Settings
 from ..errors import UnknownModel, shown
 from ..lifecycle import Lifecycle
 from ..speech import formats, text
-from ..speech.request import SpeechRequest
+from ..speech.request import FRAMES_A_SECOND, SpeechRequest
 from . import schemas
 
 logger = logging.getLogger(__name__)
-
-FRAMES_A_SECOND = 12.5
 
 
 def blueprint(lifecycle: Lifecycle, settings: Settings, model_name: str) -> Blueprint:

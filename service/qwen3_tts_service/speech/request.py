@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: One frame of codes is 80 ms of sound: 1920 samples at 24 kHz.
+FRAMES_A_SECOND = 12.5
+SAMPLES_A_FRAME = 1920
+
 
 @dataclass(frozen=True)
 class SpeechRequest:
