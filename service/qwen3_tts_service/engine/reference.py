@@ -10,6 +10,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,24 +19,12 @@ import numpy.typing as npt
 import torch
 
 from ..checkpoints.load import LoadedModel, codec_kernels, load
-from ..errors import (
-    Cancelled,
-    DeviceFault,
-    EngineError,
-    InvalidValue,
-    NotSupportedByModel,
-    TTSError,
-    UnknownLanguage,
-    UnknownVoice,
-    shown,
-)
-from ..speech.request import SpeechRequest
+from ..errors import Cancelled, DeviceFault, EngineError, NotSupportedByModel, TTSError
+from ..speech.request import SAMPLES_A_FRAME, CloneReference, Sampling, SpeechRequest, VoicePrompt
+from .requests import RequestReader, default_sampling
+from .voice import VoiceEncoder
 
 logger = logging.getLogger(__name__)
-
-#: Upstream drops instructions silently for this size.
-_SIZE_WITHOUT_INSTRUCTIONS = "0b6"
-
 
 #: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
 _DEVICE_FAULT = re.compile(r"\b(CUDA|HIP) error:")
@@ -60,14 +49,13 @@ class ReferenceEngine:
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        talker_config = model.checkpoint.config["talker_config"]
-        self.speakers: tuple[str, ...] = tuple(talker_config.get("spk_id") or ())
-        self.languages: tuple[str, ...] = (
-            "auto",
-            *(name for name in talker_config["codec_language_id"] if "dialect" not in name),
-        )
-        self.model_type = model.checkpoint.model_type
-        self.model_size = model.checkpoint.model_size
+        self._reader = RequestReader(model)
+        self._voices = VoiceEncoder(model) if model.checkpoint.model_type == "base" else None
+        self._default_sampling = default_sampling(model.checkpoint)
+        self.speakers = self._reader.speakers
+        self.languages = self._reader.languages
+        self.model_type = self._reader.model_type
+        self.model_size = self._reader.model_size
         self.synthetic = model.checkpoint.synthetic
         self.device = model.device
         self.dtype = model.dtype
@@ -93,45 +81,19 @@ class ReferenceEngine:
 
     def check(self, request: SpeechRequest) -> None:
         """Raise the InvalidRequest that ``synthesize`` would raise, without computing anything."""
-        if self.model_type == "base":
+        self._reader.check(request)
+
+    def encode_reference(self, recording: CloneReference) -> VoicePrompt:
+        """Listen to a recording, so that many requests can use it.
+
+        Raises InvalidValue for a recording that is of no use, NotSupportedByModel on a checkpoint that does
+        not clone.
+        """
+        if self._voices is None:
             raise NotSupportedByModel(
-                "this is a base checkpoint: it only clones a voice from a recording. Load a CustomVoice "
-                "checkpoint for built-in voices, or a VoiceDesign one to describe a voice",
-                param="model",
+                f"a {self.model_type} checkpoint cannot clone a voice; load a base checkpoint", param="clone"
             )
-        if self.model_type == "voice_design" and request.voice is not None:
-            raise UnknownVoice(
-                f"voice {shown(request.voice)}: a VoiceDesign checkpoint has no built-in voices. "
-                "Describe the voice in the instructions and leave the voice out",
-                param="voice",
-            )
-        if self.model_type == "voice_design" and not request.instructions:
-            raise InvalidValue(
-                "`instructions` is missing: describe the voice that shall speak", param="instructions"
-            )
-        if self.model_type == "custom_voice" and request.voice is None:
-            raise InvalidValue(f"`voice` is missing: choose from {', '.join(self.speakers)}", param="voice")
-        if self.model_type == "custom_voice" and (request.voice or "").lower() not in self.speakers:
-            raise UnknownVoice(
-                f"voice {shown(request.voice)} is not known: choose from {', '.join(self.speakers)}",
-                param="voice",
-            )
-        if (request.language or "auto").lower() not in self.languages:
-            raise UnknownLanguage(
-                f"language {shown(request.language)} is not known: choose from {', '.join(self.languages)}",
-                param="language",
-            )
-        if request.instructions and self.model_size == _SIZE_WITHOUT_INSTRUCTIONS:
-            raise NotSupportedByModel(
-                "the 0.6B models ignore instructions; leave them out, or load a 1.7B checkpoint",
-                param="instructions",
-            )
-        if not request.text.strip():
-            raise InvalidValue("the text is empty", param="input")
-        if request.max_frames < 1:
-            raise InvalidValue(
-                f"max_frames is {request.max_frames}, it must be at least 1", param="max_frames"
-            )
+        return self._voices.encode(recording)
 
     def synthesize(
         self, request: SpeechRequest, *, should_stop: Callable[[], bool] = _never, greedy: bool = False
@@ -142,19 +104,37 @@ class ReferenceEngine:
         no seed. Raises InvalidRequest as :meth:`check` does, Cancelled when ``should_stop`` said so, and
         EngineError when the model fails.
         """
-        return self.decode(self.codes(request, should_stop=should_stop, greedy=greedy))
+        self.check(request)
+        request = self._with_voice(request)
+        codes = self.codes(request, should_stop=should_stop, greedy=greedy)
+        context = request.clone.codes if isinstance(request.clone, VoicePrompt) else None
+        return self.decode(codes, context=context)
 
     def codes(
         self, request: SpeechRequest, *, should_stop: Callable[[], bool] = _never, greedy: bool = False
     ) -> torch.Tensor:
         """The frames of ``request`` as codes [frames, 16], on the model's device. As :meth:`synthesize`."""
-        self.check(request)
-        upstream: Any = self.model.upstream
-        sampling: dict[str, Any] = {"do_sample": False, "subtalker_dosample": False} if greedy else {}
-        text_ids = upstream._tokenize_texts([upstream._build_assistant_text(request.text)])
-        instruction_ids = [None]
-        if request.instructions:
-            instruction_ids = upstream._tokenize_texts([upstream._build_instruct_text(request.instructions)])
+        script = self._reader.read(request)
+        arguments: dict[str, Any] = {
+            "input_ids": [script.text.to(self.device)],
+            "languages": [script.language],
+            "non_streaming_mode": request.feeding == "whole",
+            # The first step reads the prompt and gives no frame.
+            "max_new_tokens": request.max_frames + 1,
+            **_sampling_arguments(request.sampling or self._default_sampling, greedy=greedy),
+        }
+        voice = self._with_voice(request).clone
+        if isinstance(voice, VoicePrompt):
+            arguments["voice_clone_prompt"] = self._clone_prompt(voice)
+            arguments["ref_ids"] = [
+                None if script.reference_text is None else script.reference_text.to(self.device)
+            ]
+        else:
+            arguments["speakers"] = [script.voice]
+            arguments["instruct_ids"] = [
+                None if script.instructions is None else script.instructions.to(self.device)
+            ]
+        upstream: Any = self.model.upstream.model
 
         def stop_here(*_: Any) -> None:
             if should_stop():
@@ -162,18 +142,10 @@ class ReferenceEngine:
 
         with self._lock:
             # generate() of the whole model takes no stopping criteria, so each talker step asks first.
-            hook = upstream.model.talker.register_forward_pre_hook(stop_here)
+            hook = upstream.talker.register_forward_pre_hook(stop_here)
             try:
                 torch.manual_seed(secrets.randbits(63) if request.seed is None else request.seed)
-                [codes], _ = upstream.model.generate(
-                    input_ids=text_ids,
-                    instruct_ids=instruction_ids,
-                    languages=[(request.language or "auto").lower()],
-                    speakers=[request.voice.lower() if request.voice else None],
-                    non_streaming_mode=True,
-                    # The first step reads the prompt and gives no frame.
-                    **upstream._merge_generate_kwargs(max_new_tokens=request.max_frames + 1, **sampling),
-                )
+                [codes], _ = upstream.generate(**arguments)
             except TTSError:
                 raise
             except (RuntimeError, ValueError, IndexError) as error:
@@ -185,11 +157,53 @@ class ReferenceEngine:
         result: torch.Tensor = codes
         return result
 
-    def decode(self, codes: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Turn codes [frames, 16] into a waveform of 1920 samples a frame. Raises EngineError."""
+    def decode(
+        self, codes: torch.Tensor, *, context: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Turn codes [frames, 16] into a waveform of 1920 samples a frame. Raises EngineError.
+
+        ``context`` [frames, 16] is what was heard just before: the codes of a recording that is continued.
+        """
+        before = 0
+        if context is not None:
+            before = len(context)
+            codes = torch.cat((torch.from_numpy(context).to(codes), codes))
         try:
             with codec_kernels(self.model.codec_device):
                 [waveform], _ = self._codec.decode({"audio_codes": codes[None]})
         except (RuntimeError, ValueError, IndexError) as error:
             raise _failure("codec", error) from error
-        return np.asarray(waveform, dtype=np.float32)
+        return np.asarray(waveform[before * SAMPLES_A_FRAME :], dtype=np.float32)
+
+    def _with_voice(self, request: SpeechRequest) -> SpeechRequest:
+        """``request`` with its recording, if it has one, listened to."""
+        if isinstance(request.clone, CloneReference):
+            return replace(request, clone=self.encode_reference(request.clone))
+        return request
+
+    def _clone_prompt(self, voice: VoicePrompt) -> dict[str, list[Any]]:
+        """``voice`` as upstream's ``voice_clone_prompt`` for one text."""
+        embedding = torch.from_numpy(voice.speaker_embedding).to(self.device, self.dtype)
+        in_context = voice.codes is not None
+        return {
+            "ref_code": [None if voice.codes is None else torch.from_numpy(voice.codes).to(self.device)],
+            "ref_spk_embedding": [embedding],
+            "x_vector_only_mode": [not in_context],
+            "icl_mode": [in_context],
+        }
+
+
+def _sampling_arguments(sampling: Sampling, *, greedy: bool) -> dict[str, Any]:
+    """``sampling`` as arguments of upstream's ``generate``."""
+    draws = not (greedy or sampling.greedy)
+    return {
+        "do_sample": draws,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "subtalker_dosample": draws,
+        "subtalker_temperature": sampling.subtalker_temperature,
+        "subtalker_top_k": sampling.subtalker_top_k,
+        "subtalker_top_p": sampling.subtalker_top_p,
+    }

@@ -1,0 +1,134 @@
+"""From a recording to what the model keeps of a voice: speaker embedding and codes.
+
+As upstream's ``create_voice_clone_prompt``, but from samples in memory only: upstream's own loader opens the
+URLs and paths that it is given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import librosa
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..checkpoints.load import LoadedModel, codec_kernels
+from ..errors import InvalidValue, shown
+from ..speech.request import SAMPLES_A_FRAME, CloneReference, VoicePrompt
+
+#: Upstream's speaker encoder and codec both read 24 kHz.
+SAMPLE_RATE = 24_000
+
+#: Limits of a recording: seconds, Hz, and amplitudes between silence and a wrong scale (int16 as float).
+MIN_SECONDS, MAX_SECONDS = 1.0, 60.0
+_MIN_RATE, _MAX_RATE = 8_000, 192_000
+_SILENCE, _LOUDEST = 1e-3, 2.0
+
+#: Upstream's spectrogram for the speaker encoder (``extract_speaker_embedding``): samples, bands, Hz.
+_WINDOW, _HOP, _BANDS, _TOP_HZ = 1024, 256, 128, 12_000
+
+
+def check_recording(recording: CloneReference) -> None:
+    """Raise the InvalidValue that :meth:`VoiceEncoder.encode` would raise, naming value, limit and way out."""
+    rate, waveform = recording.sample_rate, recording.waveform
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise InvalidValue(
+            f"the recording has {shown(rate)} samples a second, it must have {_MIN_RATE} to {_MAX_RATE}",
+            param="clone",
+        )
+    if waveform.ndim != 1 or waveform.dtype != np.float32:
+        raise InvalidValue(
+            f"the recording is {waveform.dtype} of shape {waveform.shape}, it must be mono float32 [samples]",
+            param="clone",
+        )
+    seconds = len(waveform) / rate
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        advice = "record more" if seconds < MIN_SECONDS else "cut it; ten seconds are plenty"
+        raise InvalidValue(
+            f"the recording lasts {seconds:.2f} s, it must last {MIN_SECONDS:g} to {MAX_SECONDS:g} s: {advice}",
+            param="clone",
+        )
+    # One pass finds NaN and infinity too: they carry through minimum and maximum.
+    peak = float(max(-waveform.min(), waveform.max()))
+    if not np.isfinite(peak):
+        raise InvalidValue(
+            "the recording holds samples that are NaN or infinite: convert it again", param="clone"
+        )
+    if peak < _SILENCE:
+        raise InvalidValue(
+            f"the recording is silent (its largest sample is {peak:.1e}, at least {_SILENCE:g} is needed): "
+            "check the microphone",
+            param="clone",
+        )
+    if peak > _LOUDEST:
+        raise InvalidValue(
+            f"the largest sample of the recording is {peak:g}: scale it to [-1, 1]", param="clone"
+        )
+
+
+def frames_of(recording: CloneReference) -> int:
+    """How many frames of codes the codec makes of it; a begun frame counts."""
+    samples = -(-len(recording.waveform) * SAMPLE_RATE // recording.sample_rate)
+    return -(-samples // SAMPLES_A_FRAME)
+
+
+class VoiceEncoder:
+    """Makes a :class:`VoicePrompt` of a recording, with the encoders of a base checkpoint.
+
+    Runs on the calling thread; several may call at once. It holds the speaker encoder and the codec, nothing
+    of the talker.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._speaker_encoder: Any = model.upstream.model.speaker_encoder
+        self._codec: Any = model.upstream.model.speech_tokenizer
+        self._device = model.device
+        self._dtype = model.dtype
+        self._codec_device = model.codec_device
+        # Upstream computes the filters anew for every recording, which takes longer than applying them.
+        self._filters = torch.from_numpy(
+            librosa.filters.mel(sr=SAMPLE_RATE, n_fft=_WINDOW, n_mels=_BANDS, fmin=0, fmax=_TOP_HZ)
+        ).float()
+
+    @torch.no_grad()
+    def encode(self, recording: CloneReference) -> VoicePrompt:
+        """Listen to ``recording``. Raises InvalidValue as :func:`check_recording` does."""
+        check_recording(recording)
+        waveform = recording.waveform
+        if recording.sample_rate != SAMPLE_RATE:
+            waveform = librosa.resample(waveform, orig_sr=recording.sample_rate, target_sr=SAMPLE_RATE)
+        samples = torch.from_numpy(np.ascontiguousarray(waveform))
+        embedding = self._speaker_embedding(samples)
+        if recording.text is None:
+            return VoicePrompt(embedding)
+        return VoicePrompt(embedding, self._codes(samples), recording.text)
+
+    def _speaker_embedding(self, samples: torch.Tensor) -> npt.NDArray[np.float32]:
+        with codec_kernels(self._device):
+            spectrogram = self._log_mel(samples).to(self._device).to(self._dtype)
+            embedding: torch.Tensor = self._speaker_encoder(spectrogram)[0]
+        return np.asarray(embedding.float().cpu())
+
+    def _log_mel(self, samples: torch.Tensor) -> torch.Tensor:
+        """Logarithmic mel spectrogram [1, positions, bands] of ``samples`` [samples], as upstream's."""
+        margin = (_WINDOW - _HOP) // 2
+        padded = torch.nn.functional.pad(samples[None, None], (margin, margin), mode="reflect")[0]
+        spectrum = torch.stft(
+            padded,
+            _WINDOW,
+            hop_length=_HOP,
+            win_length=_WINDOW,
+            window=torch.hann_window(_WINDOW),
+            center=False,
+            return_complex=True,
+        )
+        magnitude = torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1) + 1e-9)
+        return torch.log(torch.clamp(self._filters @ magnitude, min=1e-5)).transpose(1, 2)
+
+    def _codes(self, samples: torch.Tensor) -> npt.NDArray[np.int64]:
+        """Codes [frames, 16] of ``samples`` [samples]."""
+        values = samples[None].to(self._codec_device)
+        with codec_kernels(self._codec_device):
+            [codes] = self._codec.model.encode(values, torch.ones_like(values, dtype=torch.int64)).audio_codes
+        return np.asarray(codes.cpu())
