@@ -28,12 +28,13 @@ ALLOWED: dict[str, set[str] | None] = {
     "synthesis": {"speech", "engine", "codec", "audio", "errors"},
     "lifecycle": {"synthesis", "speech", "errors"},
     "api": {"synthesis", "lifecycle", "speech", "config", "errors"},
+    "bench": {"pipeline", "speech", "engine", "codec", "audio", "checkpoints", "journal", "errors"},
     "commands": None,
     "cli": None,
 }
 #: Outside package -> the parts that may know it.
 CONFINED = {
-    "torch": {"engine", "codec", "checkpoints"},
+    "torch": {"engine", "codec", "checkpoints", "bench"},
     "transformers": {"engine", "codec", "checkpoints"},
     "qwen_tts": {"engine", "codec", "checkpoints"},
     "flask": {"api"},

@@ -1,0 +1,77 @@
+"""Where a figure comes from: the source it ran on, the host, the versions, the day.
+
+A figure belongs to one state of ``engine/`` and ``codec/``; the hash of their sources says to which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+#: The parts of the package whose change makes a figure stale.
+MEASURED_PARTS = ("engine", "codec")
+_DISTRIBUTIONS = ("transformers", "qwen-tts", "triton", "numpy", "accelerate")
+_HASH_CHARACTERS = 16
+
+
+def source_hash(package: Path = PACKAGE) -> str:
+    """16 hexadecimal characters over the names and contents of the measured parts' Python files."""
+    digest = hashlib.sha256()
+    for part in MEASURED_PARTS:
+        for file in sorted((package / part).rglob("*.py")):
+            digest.update(file.relative_to(package).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:_HASH_CHARACTERS]
+
+
+def collect() -> dict[str, Any]:
+    """Source hash, date (UTC), host and versions, as JSON can hold them."""
+    return {
+        "source_hash": source_hash(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "host": {
+            "cpu": _processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "gpu": _gpus(),
+            "load_1min": round(os.getloadavg()[0], 2),
+        },
+        "versions": {"python": platform.python_version(), "kernel": platform.release(), **_versions()},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    # Its own word names the build (+cpu, +rocm6.4), which the distribution's version need not.
+    found: dict[str, str] = {"torch": torch.__version__}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for name, version in (("cuda", torch.version.cuda), ("hip", torch.version.hip)):
+        if version:
+            found[name] = version
+    return found
