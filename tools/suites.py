@@ -2,19 +2,25 @@
 """Run the test suites one after the other and print how long each took.
 
 ``tools/suites.py`` runs everything, ``tools/suites.py lint unit`` runs those two. A suite that fails does
-not stop the others; the exit status is 1 when any failed. Standard library only.
+not stop the others; the exit status is 1 when any failed. What a suite prints is also kept in
+``build/suites/SUITE.log``, and what a failed one printed last is printed again at the end. Standard library only.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import select
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "build" / "suites"
 PYTHON = ".venv/bin/python"
 ANSIBLE = ".venv-ansible/bin"
 UNIT = f"{PYTHON} -m pytest -q --durations=5 --ignore=tests/sitepatches --ignore=tests/demo"
@@ -37,20 +43,64 @@ SUITES: dict[str, tuple[str, ...]] = {
     "demo": (f"{PYTHON} -m pytest -q -s tests/demo",),
 }
 
+#: Lines of a failed suite that are printed again: what a log's reader sees who reads its end.
+AGAIN = 60
+#: How many of them are the log's last; the others are the end of the task that failed, where molecule's own
+#: clean-up came after it.
+LAST = 8
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
 
 def environment() -> dict[str, str]:
     """The caller's environment with the controller's tools on PATH, as molecule and ansible-lint expect."""
     tools = str(ROOT / ANSIBLE)
-    return {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    return {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
 
-def run(name: str) -> bool:
-    """Run one suite; true when every command of it succeeded."""
+def pieces(process: subprocess.Popen[bytes], output: int) -> Iterator[bytes]:
+    """What ``process`` writes, until it has ended; a process that it left behind may keep the pipe open."""
+    while True:
+        ended = process.poll() is not None
+        if select.select([output], [], [], 0 if ended else 0.5)[0]:
+            if not (piece := os.read(output, 1 << 16)):
+                return
+            yield piece
+        elif ended:
+            return
+
+
+def run(name: str, log: BinaryIO) -> bool:
+    """Run one suite, its output to the terminal and to ``log``; true when every command of it succeeded."""
     for command in SUITES[name]:
         print(f"\n=== {name}: {command}", flush=True)
-        if subprocess.run(shlex.split(command), cwd=ROOT, env=environment(), check=False).returncode:
+        with subprocess.Popen(
+            shlex.split(command),
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            assert process.stdout is not None
+            for piece in pieces(process, process.stdout.fileno()):
+                log.write(piece)
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+        if process.returncode:
             return False
     return True
+
+
+def reason(text: str) -> list[str]:
+    """The lines of a failed suite's output that say why: its end, or the end of the Ansible task that failed."""
+    lines = COLOUR.sub("", text).splitlines()
+    failed = [number for number, line in enumerate(lines) if re.match(r"\W*fatal: \[", line)]
+    if not failed:
+        return lines[-AGAIN:]
+    start = failed[-1]
+    end = next((n for n in range(start, len(lines)) if "PLAY RECAP" in lines[n]), len(lines))
+    task = lines[max(start, end - (AGAIN - LAST)) : end]
+    return [*task, "[...]", *lines[max(end, len(lines) - LAST) :]]
 
 
 def main(names: list[str]) -> int:
@@ -59,18 +109,23 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no suite named {', '.join(unknown)}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
+    LOGS.mkdir(parents=True, exist_ok=True)
     results: list[tuple[str, bool, float]] = []
     for name in names or SUITES:
         started = time.monotonic()
-        passed = run(name)
+        with (LOGS / f"{name}.log").open("wb") as log:
+            passed = run(name, log)
         results.append((name, passed, time.monotonic() - started))
         print(f"=== {name}: {'passed' if passed else 'FAILED'} in {results[-1][2]:.0f} s", flush=True)
+    failed = [name for name, passed, _ in results if not passed]
+    for name in failed:
+        print(f"\n=== {name} failed; from the end of {LOGS / name}.log:")
+        print("\n".join(reason((LOGS / f"{name}.log").read_text(encoding="utf-8", errors="replace"))))
     print("\nsuite        result   seconds")
     for name, passed, seconds in results:
         print(f"{name:<12} {'passed' if passed else 'FAILED':<8} {seconds:7.0f}")
-    failed = sum(not passed for _, passed, _ in results)
     print(f"total {sum(seconds for *_, seconds in results):.0f} s")
-    print(f"{len(results) - failed} passed, {failed} failed")
+    print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 

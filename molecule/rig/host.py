@@ -18,7 +18,8 @@ from .errors import RigError
 
 #: Sockets of ssh's connection sharing; a path under the cache could be too long for a socket.
 SOCKETS = Path("/run/qwen3-tts-rig")
-BOOT_S = 90
+#: A boot takes one to three seconds; a machine that is busy with other things may need a hundred times that.
+BOOT_S = 300
 
 
 @contextlib.contextmanager
@@ -168,7 +169,7 @@ def console_tail(host: record.Host) -> str:
 def stop(supervisor: int) -> None:
     """End a supervisor by its pid and wait for it; its children end with it."""
     started = record.started_at(supervisor)
-    for number, patience_s in ((signal.SIGTERM, 40), (signal.SIGKILL, 5)):
+    for number, patience_s in ((signal.SIGTERM, 120), (signal.SIGKILL, 30)):
         if started is None:
             return
         with contextlib.suppress(ProcessLookupError):

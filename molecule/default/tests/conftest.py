@@ -15,6 +15,9 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 UNIT = "qwen3-tts.service"
+#: Longest wait for one command, request or play, in seconds: far beyond what a slow and busy machine needs, so
+#: that only what hangs runs into it. Nothing waits longer than its cause.
+LONGEST_S = 900
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Host:
 
     def run(self, command: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         line = ["ssh", "-F", self.ssh_config, self.name, command]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run(
+            line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST_S, check=False
+        )
         assert not check or done.returncode == 0, (
             f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
@@ -75,7 +80,7 @@ class Service:
             headers["Authorization"] = f"Bearer {key or self.key}"
         request = urllib.request.Request(self.base + path, data=data, headers=headers)
         try:
-            with self.opener.open(request, timeout=120) as answer:
+            with self.opener.open(request, timeout=LONGEST_S) as answer:
                 return Answer(answer.status, dict(answer.headers), answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -109,9 +114,10 @@ def playbook() -> Callable[..., subprocess.CompletedProcess[str]]:
             [*command, str(CHECKOUT / "playbooks" / name)],
             cwd=CHECKOUT,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=LONGEST_S,
             check=False,
         )
 

@@ -1,7 +1,7 @@
-"""Serve a checkpoint directory as a hub on loopback of the test host, slowly, and cut one connection.
+"""Serve a checkpoint directory as a hub on loopback of the test host, hold it back until asked, cut one connection.
 
-``hub_on_host.py CONFIGURATION``: JSON with repo, directory, port, token, cut (name -> offsets), pause_s (before each
-large body) and log (what was asked and sent is written there after every body).
+``hub_on_host.py CONFIGURATION``: JSON with repo, directory, port, token, cut (name -> offsets), gate (no large body
+before this file exists) and log (what was asked and sent is written there after every body).
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ def main(configuration: dict) -> None:
     }
     hub = Hub(configuration["repo"], files, token=configuration["token"], cut_at=configuration["cut"])
     hub.endpoint = f"http://127.0.0.1:{configuration['port']}"
-    log = Path(configuration["log"])
+    log, gate = Path(configuration["log"]), Path(configuration["gate"])
     writing = threading.Lock()
 
     class Slow(Handler):
         def content(self, name: str, body: bool) -> None:
             if body and len(self.hub.files[name]) >= LARGE:
-                time.sleep(configuration["pause_s"])
+                while not gate.exists():
+                    time.sleep(0.05)
             super().content(name, body)
             with writing:
                 bodies = [[one.name, one.start, one.sent] for one in self.hub.bodies]

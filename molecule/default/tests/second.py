@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import CHECKOUT, Host, Service
+from conftest import CHECKOUT, LONGEST_S, Host, Service
 
 UNIT = "qwen3-tts@second.service"
 PORT = 8101
@@ -43,6 +43,8 @@ class Second:
             "tts_models_repository": REPO,
             "tts_models_endpoint": f"http://127.0.0.1:{HUB_PORT}",
             "tts_models_token": TOKEN,
+            # The hub pauses on purpose, and a busy machine adds to it: only the cut connection may end a try.
+            "tts_models_environment": {"HF_HUB_DOWNLOAD_TIMEOUT": "300", "HF_HUB_ETAG_TIMEOUT": "300"},
             **changes,
         }
         # A file: what stands in a command line is read by every user of the build machine.
@@ -58,6 +60,7 @@ class Second:
             self.command(playbook, changes, *options),
             cwd=CHECKOUT,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -66,7 +69,7 @@ class Second:
 
     def play(self, *arguments: str, **changes: object) -> Result:
         process = self.start(*arguments, **changes)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=LONGEST_S)
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
     def service(self, key: str = KEY) -> Service:
