@@ -1,0 +1,1 @@
+"""The codec: from code frames to sound, streaming and exact."""

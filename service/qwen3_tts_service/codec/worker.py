@@ -1,0 +1,412 @@
+"""Frames of many streams become sound here, on threads of their own, while the engine makes the next ones.
+
+Nobody waits for the codec but the listener: :meth:`CodecStream.push` only puts a frame down. Which frames are
+decoded next, and together with whose, is the rule of :mod:`.chunking`.
+
+A compiled decoder is compiled for a shape and for a thread count (see :mod:`.threads`), so every shape is run
+on every codec thread before the first stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import DeviceFault, Draining, EngineError, TTSError
+from . import chunking
+from .chunking import Chunk, Progress, Shape
+from .threads import own_thread_count
+
+logger = logging.getLogger(__name__)
+
+Codes = npt.NDArray[np.int32]
+Waveform = npt.NDArray[np.float32]
+
+#: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
+_DEVICE_FAULT = re.compile(r"\b(CUDA|HIP) error:")
+#: Weight of the newest decode in the running mean of a shape's seconds.
+_NEWEST = 0.2
+#: One frame of 80 ms at 24 kHz.
+SAMPLES_A_FRAME = 1920
+
+
+class Decoder(Protocol):
+    """What the worker asks of :class:`.streaming.StreamingDecoder`, always on a codec thread."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def new_state(self, batch: int = 1) -> Any:
+        """The state of a stream before its first frame."""
+
+    def decode(self, codes: torch.Tensor, states: Any) -> torch.Tensor:
+        """Decode ``codes`` [batch, 16, frames] to [batch, frames * 1920], one state a row.
+
+        A call that raises leaves the states as they were.
+        """
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One stretch of a stream's timeline: ``time.monotonic()`` seconds, its frames, streams in the batch."""
+
+    started: float
+    ended: float
+    frames: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class CodecStats:
+    """What the worker did since it started."""
+
+    #: Streams that are open, and frames of theirs that wait or are being decoded.
+    streams: int
+    backlog: int
+    #: Frames decoded, padding not counted.
+    frames: int
+    #: Decodes by shape, and the running mean of their seconds.
+    decodes: dict[Shape, int]
+    seconds: dict[Shape, float]
+    #: Share of the threads' time that was spent decoding, from 0 to 1.
+    busy: float
+
+
+class CodecStream:
+    """One utterance's way through the codec. Methods may be called from any thread and never block."""
+
+    def __init__(
+        self,
+        worker: CodecWorker,
+        on_audio: Callable[[Waveform], None],
+        on_end: Callable[[TTSError | None], None],
+    ) -> None:
+        self.progress = Progress()
+        #: Every decode of this stream so far, oldest first.
+        self.decodes: list[Decode] = []
+        self._worker = worker
+        self._on_audio = on_audio
+        self._on_end = on_end
+        # Made on the codec thread, by the first decode.
+        self._state: Any = None
+        # The rest is guarded by the worker's lock, as progress is.
+        self._codes: deque[Codes] = deque()
+        self._in_decode = 0
+        self._open = True
+
+    def push(self, codes: Codes) -> None:
+        """Take one frame, codes [16]. Frames after :meth:`finish`, :meth:`cancel` or the end are dropped."""
+        with self._worker._changed:
+            if self._open and not self.progress.finished:
+                self._codes.append(codes)
+                self.progress.arrive(time.monotonic())
+                self._worker._changed.notify()
+
+    def finish(self) -> None:
+        """No more frames come: decode the rest, then call ``on_end(None)``."""
+        with self._worker._changed:
+            self.progress.finished = True
+            self._worker._changed.notify()
+
+    def cancel(self) -> None:
+        """Forget the stream: only a decode that is under way may still call ``on_audio``."""
+        with self._worker._changed:
+            self._close()
+
+    @property
+    def backlog(self) -> int:
+        """Frames pushed and not decoded yet."""
+        return self.progress.waiting + self._in_decode
+
+    def _close(self) -> bool:
+        """Whether it was open until now. Under the worker's lock."""
+        was_open, self._open = self._open, False
+        self._codes.clear()
+        self.progress.waiting = 0
+        self._worker._streams.pop(self, None)
+        return was_open
+
+    def _tell_end(self, error: TTSError | None) -> None:
+        try:
+            self._on_end(error)
+        except Exception:
+            # The other streams need this thread.
+            logger.exception("the receiver of a stream's end failed")
+
+    def _take(self, frames: int) -> Codes:
+        """Codes [16, frames] for the next decode. Under the worker's lock."""
+        self._in_decode = frames
+        self.progress.take(frames)
+        return np.stack([self._codes.popleft() for _ in range(frames)], axis=1)
+
+
+class CodecWorker:
+    """Decodes the frames of all streams on ``workers`` threads of ``threads`` torch threads each.
+
+    ``threads`` 0 leaves torch's own choice. More than one worker lets a fresh stream's first frame be decoded
+    beside another's large chunk; each keeps a pool of torch threads. ``shapes`` are all sizes that the
+    decoder is ever called with (default: by the decoder's device). ``on_device_fault`` is called once, on a
+    codec thread, when the device is lost and every stream has been told.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        threads: int = 0,
+        workers: int = 1,
+        shapes: Sequence[Shape] | None = None,
+        on_device_fault: Callable[[DeviceFault], None] = lambda error: None,
+    ) -> None:
+        if shapes is None:
+            shapes = chunking.CPU_SHAPES if decoder.device.type == "cpu" else chunking.GPU_SHAPES
+        chunking.check(shapes)
+        self.shapes = tuple(shapes)
+        self._decoder = decoder
+        self._threads = threads
+        self._on_device_fault = on_device_fault
+        self._changed = threading.Condition()
+        # In the order of their opening.
+        self._streams: dict[CodecStream, None] = {}
+        self._ended: TTSError | None = None
+        self._seconds: dict[Shape, float] = {}
+        self._decodes = dict.fromkeys(self.shapes, 0)
+        self._frames = 0
+        self._busy_s = 0.0
+        self._since = time.monotonic()
+        self._pool = [
+            threading.Thread(target=self._run, name=f"codec-{index}", daemon=True) for index in range(workers)
+        ]
+        self._warm_up_lock = threading.Lock()
+        self._warm: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Start the threads and run every shape on each of them; it compiles what is compiled.
+
+        Seconds with a warm compile cache, minutes without. Raises EngineError when a shape does not run.
+        """
+        for thread in self._pool:
+            thread.start()
+        errors = [self._warm.get() for _ in self._pool]
+        self._since = time.monotonic()
+        if error := next(filter(None, errors), None):
+            self.stop()
+            raise _failure(error) from error
+        logger.info(
+            "codec ready on %s, %d threads of %s: %s",
+            self._decoder.device,
+            len(self._pool),
+            self._threads or "torch's choice",
+            ", ".join(f"{s.batch}x{s.frames} {1000 * self._seconds[s]:.0f} ms" for s in self.shapes),
+        )
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """End the threads, and the streams that are open with Draining. False: a thread did not come back."""
+        with self._changed:
+            self._ended = self._ended or Draining("the codec is going down", retry_after_s=5.0)
+            self._changed.notify_all()
+        until = time.monotonic() + timeout_s
+        for thread in self._pool:
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
+        self._end_all(self._ended)
+        return not any(thread.is_alive() for thread in self._pool)
+
+    def open(
+        self, on_audio: Callable[[Waveform], None], on_end: Callable[[TTSError | None], None]
+    ) -> CodecStream:
+        """A new stream. Both callbacks run on a codec thread and must not block.
+
+        ``on_audio`` gets float32 [frames * 1920], in order; ``on_end`` comes last and once: None after
+        :meth:`CodecStream.finish`, an error when this stream or the device failed, never after
+        :meth:`CodecStream.cancel`. Raises Draining after :meth:`stop` and DeviceFault after one.
+        """
+        stream = CodecStream(self, on_audio, on_end)
+        with self._changed:
+            if self._ended is not None:
+                raise self._ended
+            self._streams[stream] = None
+        return stream
+
+    def stats(self) -> CodecStats:
+        """What was done since :meth:`start`."""
+        with self._changed:
+            elapsed = (time.monotonic() - self._since) * len(self._pool)
+            return CodecStats(
+                streams=len(self._streams),
+                backlog=sum(stream.backlog for stream in self._streams),
+                frames=self._frames,
+                decodes=dict(self._decodes),
+                seconds=dict(self._seconds),
+                busy=min(1.0, self._busy_s / elapsed) if elapsed else 0.0,
+            )
+
+    def _run(self) -> None:
+        own_thread_count(self._threads)
+        with _own_gpu_queue(self._decoder.device):
+            try:
+                with self._warm_up_lock:
+                    self._warm_up()
+            except Exception as error:
+                logger.exception("the codec does not run")
+                self._warm.put(error)
+                return
+            self._warm.put(None)
+            while self._step():
+                pass
+
+    def _warm_up(self) -> None:
+        for shape in self.shapes:
+            codes = np.zeros((16, shape.frames), np.int32)
+            # Compilation happens in the first run and once more where the state is no longer new.
+            states = [self._decoder.new_state() for _ in range(shape.batch)]
+            for _ in range(3):
+                started = time.monotonic()
+                self._sound(shape, [codes] * shape.batch, states)
+                self._seconds[shape] = time.monotonic() - started
+
+    def _step(self) -> bool:
+        """Wait for one thing to do and do it; false when the worker has ended."""
+        with self._changed:
+            while True:
+                if self._ended is not None:
+                    return False
+                free = [stream for stream in self._streams if not stream._in_decode]
+                over = next((s for s in free if s.progress.finished and not s.progress.waiting), None)
+                if over is not None:
+                    over._close()
+                    break
+                now = time.monotonic()
+                chunk = chunking.choose(free, self.shapes, self._seconds, now)
+                if chunk is not None:
+                    codes = [stream._take(chunk.shape.frames) for stream in chunk.streams]
+                    break
+                look = chunking.next_look(free)
+                self._changed.wait(None if look is None else max(0.0, look - now))
+        if over is not None:
+            over._tell_end(None)
+        elif chunk is not None:
+            self._decode(chunk, codes)
+        return True
+
+    def _decode(self, chunk: Chunk[CodecStream], codes: list[Codes]) -> None:
+        for stream in chunk.streams:
+            if stream._state is None:
+                stream._state = self._decoder.new_state()
+        started = time.monotonic()
+        results: list[Waveform | Exception]
+        try:
+            results = [*self._sound(chunk.shape, codes, [stream._state for stream in chunk.streams])]
+        except Exception as error:
+            if _is_device_fault(error):
+                self._lose_device(error)
+                return
+            logger.exception("a decode of %d streams failed", len(chunk.streams))
+            results = [error] if len(chunk.streams) == 1 else self._one_by_one(chunk, codes)
+        ended = time.monotonic()
+        for stream, result in zip(chunk.streams, results, strict=True):
+            stream.decodes.append(Decode(started, ended, chunk.shape.frames, len(chunk.streams)))
+            self._deliver(stream, result)
+        with self._changed:
+            self._busy_s += ended - started
+            self._decodes[chunk.shape] += 1
+            self._seconds[chunk.shape] += _NEWEST * (ended - started - self._seconds[chunk.shape])
+            for stream in chunk.streams:
+                self._frames += chunk.shape.frames
+                stream._in_decode = 0
+            self._changed.notify()
+
+    def _one_by_one(self, chunk: Chunk[CodecStream], codes: list[Codes]) -> list[Waveform | Exception]:
+        """Find whose frames made the batch fail; the same shape, so that nothing is compiled for it."""
+        results: list[Waveform | Exception] = []
+        for stream, mine in zip(chunk.streams, codes, strict=True):
+            try:
+                results += self._sound(chunk.shape, [mine], [stream._state])
+            except Exception as error:
+                logger.exception("this stream's frames cannot be decoded")
+                results.append(error)
+        return results
+
+    def _sound(self, shape: Shape, codes: list[Codes], states: list[Any]) -> list[Waveform]:
+        """Decode in exactly ``shape``: rows that are missing are padding."""
+        padding = shape.batch - len(codes)
+        batch = np.stack([*codes, *[np.zeros_like(codes[0])] * padding])
+        states = [*states, *(self._decoder.new_state() for _ in range(padding))]
+        waveform = self._decoder.decode(torch.from_numpy(batch).long().to(self._decoder.device), states)
+        sound = waveform.float().cpu().numpy()
+        if sound.shape != (shape.batch, shape.frames * SAMPLES_A_FRAME):
+            raise EngineError(
+                f"the codec made {sound.shape} samples of {shape.frames} frames in a batch of {shape.batch}: "
+                f"a frame is {SAMPLES_A_FRAME}"
+            )
+        # Copies: the rows of a batch go to different readers, and a compiled decoder may reuse its output.
+        return [row.copy() for row in sound[: len(codes)]]
+
+    def _deliver(self, stream: CodecStream, result: Waveform | Exception) -> None:
+        """Hand sound on, or end the stream. The stream still counts as being decoded, so nothing overtakes."""
+        if not isinstance(result, Exception):
+            if not np.isfinite(result).all():
+                result = EngineError("the codec computed something that is no sound: NaN or infinity")
+            elif stream._open:
+                try:
+                    stream._on_audio(result)
+                except Exception as error:
+                    logger.exception("the receiver of a stream's sound failed")
+                    result = error
+        with self._changed:
+            if isinstance(result, Exception):
+                if not stream._close():
+                    return
+            else:
+                stream.progress.advance(len(result) // SAMPLES_A_FRAME, time.monotonic())
+                return
+        stream._tell_end(_failure(result))
+
+    def _lose_device(self, error: Exception) -> None:
+        fault = _failure(error)
+        logger.error("the codec's device is lost: %s", error)
+        with self._changed:
+            self._ended = fault
+            self._changed.notify_all()
+        self._end_all(fault)
+        if isinstance(fault, DeviceFault):
+            self._on_device_fault(fault)
+
+    def _end_all(self, error: TTSError) -> None:
+        with self._changed:
+            ended = [stream for stream in list(self._streams) if stream._close()]
+        for stream in ended:
+            stream._tell_end(error)
+
+
+@contextlib.contextmanager
+def _own_gpu_queue(device: torch.device) -> Iterator[None]:
+    """On a GPU the codec has a stream of its own: on the common one it would wait for the engine's frames."""
+    if device.type == "cuda":
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+            yield
+    else:
+        yield
+
+
+def _is_device_fault(error: Exception) -> bool:
+    return _DEVICE_FAULT.search(str(error)) is not None
+
+
+def _failure(error: Exception) -> TTSError:
+    if isinstance(error, TTSError):
+        return error
+    kind = DeviceFault if _is_device_fault(error) else EngineError
+    return kind(f"the codec failed: {error}")
