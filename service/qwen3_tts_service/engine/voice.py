@@ -6,11 +6,13 @@ URLs and paths that it is given.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import librosa
 import numpy as np
 import numpy.typing as npt
+import soxr
 import torch
 
 from ..checkpoints.load import LoadedModel, codec_kernels
@@ -69,8 +71,24 @@ def check_recording(recording: CloneReference) -> None:
 
 def frames_of(recording: CloneReference) -> int:
     """How many frames of codes the codec makes of it; a begun frame counts."""
-    samples = -(-len(recording.waveform) * SAMPLE_RATE // recording.sample_rate)
-    return -(-samples // SAMPLES_A_FRAME)
+    return -(-_samples_at_24_khz(recording) // SAMPLES_A_FRAME)
+
+
+def _samples_at_24_khz(recording: CloneReference) -> int:
+    """As ``librosa.resample`` counts, which upstream uses: through a rounded ratio, so now and then one more."""
+    return math.ceil(len(recording.waveform) * (SAMPLE_RATE / recording.sample_rate))
+
+
+def _at_24_khz(recording: CloneReference) -> npt.NDArray[np.float32]:
+    """The samples of ``recording`` at 24 kHz, by the resampler behind ``librosa.resample``.
+
+    Not by that function: its first call imports a compiler and half of SciPy, seconds of a request's time.
+    """
+    if recording.sample_rate == SAMPLE_RATE:
+        return np.ascontiguousarray(recording.waveform)
+    resampled = soxr.resample(recording.waveform, recording.sample_rate, SAMPLE_RATE, quality="HQ")
+    wanted = _samples_at_24_khz(recording)
+    return np.pad(resampled[:wanted], (0, max(0, wanted - len(resampled))))
 
 
 class VoiceEncoder:
@@ -95,10 +113,7 @@ class VoiceEncoder:
     def encode(self, recording: CloneReference) -> VoicePrompt:
         """Listen to ``recording``. Raises InvalidValue as :func:`check_recording` does."""
         check_recording(recording)
-        waveform = recording.waveform
-        if recording.sample_rate != SAMPLE_RATE:
-            waveform = librosa.resample(waveform, orig_sr=recording.sample_rate, target_sr=SAMPLE_RATE)
-        samples = torch.from_numpy(np.ascontiguousarray(waveform))
+        samples = torch.from_numpy(_at_24_khz(recording))
         embedding = self._speaker_embedding(samples)
         if recording.text is None:
             return VoicePrompt(embedding)
