@@ -28,14 +28,14 @@ SECONDS = {shape: 0.020 + 0.025 * shape.batch * shape.frames for shape in (*CPU_
 @dataclass
 class Voice:
     name: str
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = field(default_factory=lambda: Progress(since=0.0))
 
 
 def voice(name: str, waiting: int, *, heard: int = 0, at: float = 0.0, now: float = 0.0) -> Voice:
-    """A stream with ``waiting`` frames since ``at``, and ``heard`` frames delivered ``now``."""
-    one = Voice(name)
+    """A stream opened ``at`` with ``waiting`` frames, and ``heard`` frames delivered ``now``."""
+    one = Voice(name, Progress(since=at))
     for _ in range(waiting + heard):
-        one.progress.arrive(at)
+        one.progress.arrive()
     for size in SIZES:
         if one.progress.decoded + size <= heard:
             one.progress.take(size)
@@ -62,10 +62,10 @@ def test_who_has_enough_to_hear_waits_for_a_full_chunk_and_who_runs_dry_does_not
     assert progress.chunk(SIZES, 100.0) == 0
     assert progress.starved_at == pytest.approx(dry - AHEAD_S)
     assert progress.chunk(SIZES, dry - AHEAD_S + 1e-6) == 4
-    progress.arrive(100.0)
+    progress.arrive()
     assert progress.chunk(SIZES, 100.0) == 0
     for _ in range(8):
-        progress.arrive(100.0)
+        progress.arrive()
     assert progress.chunk(SIZES, 100.0) == 16
 
 
@@ -108,6 +108,24 @@ def test_first_chunks_share_a_batch_when_that_serves_each_of_them_sooner() -> No
     chunk = choose(fresh, CPU_SHAPES, alone, 9.0)
     assert chunk is not None
     assert (chunk.shape, len(chunk.streams)) == (Shape(1, 1), 1)
+
+
+def test_a_recording_is_heard_in_large_chunks_behind_those_who_run_dry() -> None:
+    clone = voice("clone", 2, at=60.0)
+    clone.progress.context = 23
+    dry = voice("dry", 1, heard=15, now=10.0)
+    chunk = choose([clone, dry], CPU_SHAPES, SECONDS, 61.0)
+    assert chunk is not None
+    assert chunk.streams[0].name == "dry"
+    taken = []
+    while clone.progress.context:
+        chunk = choose([clone], CPU_SHAPES, SECONDS, 61.0)
+        assert chunk is not None
+        taken.append(chunk.shape.frames)
+        assert clone.progress.take(chunk.shape.frames) is True
+    assert taken == [16, 4, 2, 1]
+    assert clone.progress.chunk(SIZES, 61.0) == 1
+    assert clone.progress.take(1) is False
 
 
 def test_nothing_to_do_says_when_to_look_again() -> None:

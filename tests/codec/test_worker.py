@@ -25,10 +25,10 @@ WAIT_S = 10.0
 class Listener:
     """Keeps what a stream says; ``end`` is what on_end was called with."""
 
-    def __init__(self, worker: CodecWorker) -> None:
+    def __init__(self, worker: CodecWorker, context: npt.NDArray[np.int64] | None = None) -> None:
         self.chunks: list[npt.NDArray[np.float32]] = []
         self._ends: queue.Queue[TTSError | None] = queue.Queue()
-        self.stream: CodecStream = worker.open(self.chunks.append, self._ends.put)
+        self.stream: CodecStream = worker.open(self.chunks.append, self._ends.put, context=context)
 
     def say(self, codes: npt.NDArray[np.int32], *, finish: bool = True) -> None:
         for frame in codes:
@@ -185,6 +185,26 @@ def test_a_fault_in_one_stream_ends_that_stream_alone(caplog: pytest.LogCaptureF
             np.testing.assert_allclose(listener.heard, sound(frames(30, seed=seed)), rtol=1e-6)
         assert (bad.chunks, bad.has_ended(), bad.stream.backlog) == ([], False, 0)
         assert Shape(4, 1) in {(batch, count) for batch, count, _ in decoder.calls}
+
+
+def test_a_continued_recording_is_heard_and_not_played() -> None:
+    decoder = ToyDecoder()
+    with running(decoder) as worker:
+        recording = frames(23, seed=1).astype(np.int64)
+        mine = frames(20, seed=2)
+        expected = sound(np.concatenate((recording.astype(np.int32), mine)))[23 * SAMPLES :]
+        for turn in range(2):
+            listener = Listener(worker, context=recording)
+            listener.say(mine)
+            assert listener.end() is None
+            np.testing.assert_allclose(listener.heard, expected, rtol=1e-6)
+            assert listener.stream.backlog == 0
+            heard = sum(batch * count for batch, count, _ in decoder.calls)
+            # The second time the recording is known.
+            assert heard == 20 + 23 + 20 * turn
+        assert len(worker._heard._states) == 1
+        del recording, listener
+        assert len(worker._heard._states) == 0
 
 
 def test_sound_of_the_wrong_length_or_no_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

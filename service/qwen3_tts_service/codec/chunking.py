@@ -45,10 +45,12 @@ GPU_SHAPES = (Shape(1, 1), Shape(1, 4), Shape(1, 16), Shape(8, 1), Shape(8, 4), 
 class Progress:
     """How far a stream is: what waits, and what its listener has. Times are ``time.monotonic()`` seconds."""
 
-    #: When its first frame came.
-    since: float | None = None
+    #: When it was opened.
+    since: float
     #: Frames that came and are not decoded, without those that are being decoded.
     waiting: int = 0
+    #: Frames of the recording that it continues, which the decoder must hear first and nobody else will.
+    context: int = 0
     decoded: int = 0
     #: Its largest chunk so far; the next may be one size larger.
     largest: int = 0
@@ -57,15 +59,17 @@ class Progress:
     #: No more frames will come.
     finished: bool = False
 
-    def arrive(self, now: float) -> None:
+    def arrive(self) -> None:
         """One more frame came."""
         self.waiting += 1
-        if self.since is None:
-            self.since = now
 
-    def take(self, frames: int) -> None:
-        """``frames`` are being decoded."""
+    def take(self, frames: int) -> bool:
+        """``frames`` are being decoded; whether they are context."""
+        if self.context:
+            self.context -= frames
+            return True
         self.waiting -= frames
+        return False
 
     def advance(self, frames: int, now: float) -> None:
         """``frames`` were decoded and are with the listener, who hears on from where he was, or from now."""
@@ -75,6 +79,8 @@ class Progress:
 
     def chunk(self, sizes: Sequence[int], now: float) -> int:
         """The frames to decode now, one of ``sizes`` (ascending, from 1 on); 0: nothing, or not yet."""
+        if self.context:
+            return max(size for size in sizes if size <= self.context)
         step = next((size for size in sizes if size > self.largest), sizes[-1])
         if self.waiting < step and not self.finished and now < self.starved_at:
             return 0
@@ -88,8 +94,10 @@ class Progress:
     @property
     def urgency(self) -> tuple[bool, float]:
         """Streams sort by it, the most urgent first."""
+        if self.context:
+            return True, self.since
         if self.decoded == 0:
-            return False, self.since or 0.0
+            return False, self.since
         return True, self.dry_at
 
 
@@ -129,10 +137,11 @@ def choose(
         return None
     frames = ready[0][2]
     alike = [stream for _, _, size, stream in ready if size == frames]
-    best = min(
-        (shape for shape in shapes if shape.frames == frames),
-        key=lambda shape: (seconds[shape] / min(shape.batch, len(alike)), shape.batch),
-    )
+    served: dict[int, Shape] = {}
+    for shape in sorted(shape for shape in shapes if shape.frames == frames):
+        # A larger batch that serves nobody more is padding.
+        served.setdefault(min(shape.batch, len(alike)), shape)
+    best = served[min(served, key=lambda streams: seconds[served[streams]] / streams)]
     return Chunk(best, tuple(alike[: best.batch]))
 
 

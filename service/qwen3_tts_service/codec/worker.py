@@ -1,6 +1,6 @@
 """Frames of many streams become sound here, on threads of their own, while the engine makes the next ones.
 
-Nobody waits for the codec but the listener: :meth:`CodecStream.push` only puts a frame down. Which frames are
+Nobody waits for the codec but the listener: :meth:`.stream.CodecStream.push` only puts a frame down. Which frames are
 decoded next, and together with whose, is the rule of :mod:`.chunking`.
 
 A compiled decoder is compiled for a shape and for a thread count (see :mod:`.threads`), so every shape is run
@@ -15,24 +15,21 @@ import queue
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..errors import DeviceFault, Draining, EngineError, TTSError
 from . import chunking
-from .chunking import Chunk, Progress, Shape
+from .chunking import Chunk, Shape
+from .contexts import HeardContexts
+from .stream import CodecStream, Codes, Context, Decode, Waveform
 from .threads import own_thread_count
 
 logger = logging.getLogger(__name__)
-
-Codes = npt.NDArray[np.int32]
-Waveform = npt.NDArray[np.float32]
 
 #: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
 _DEVICE_FAULT = re.compile(r"\b(CUDA|HIP) error:")
@@ -54,18 +51,8 @@ class Decoder(Protocol):
     def decode(self, codes: torch.Tensor, states: Any) -> torch.Tensor:
         """Decode ``codes`` [batch, 16, frames] to [batch, frames * 1920], one state a row.
 
-        A call that raises leaves the states as they were.
+        A call for several streams that raises leaves their states as they were.
         """
-
-
-@dataclass(frozen=True)
-class Decode:
-    """One stretch of a stream's timeline: ``time.monotonic()`` seconds, its frames, streams in the batch."""
-
-    started: float
-    ended: float
-    frames: int
-    batch: int
 
 
 @dataclass(frozen=True)
@@ -82,74 +69,6 @@ class CodecStats:
     seconds: dict[Shape, float]
     #: Share of the threads' time that was spent decoding, from 0 to 1.
     busy: float
-
-
-class CodecStream:
-    """One utterance's way through the codec. Methods may be called from any thread and never block."""
-
-    def __init__(
-        self,
-        worker: CodecWorker,
-        on_audio: Callable[[Waveform], None],
-        on_end: Callable[[TTSError | None], None],
-    ) -> None:
-        self.progress = Progress()
-        #: Every decode of this stream so far, oldest first.
-        self.decodes: list[Decode] = []
-        self._worker = worker
-        self._on_audio = on_audio
-        self._on_end = on_end
-        # Made on the codec thread, by the first decode.
-        self._state: Any = None
-        # The rest is guarded by the worker's lock, as progress is.
-        self._codes: deque[Codes] = deque()
-        self._in_decode = 0
-        self._open = True
-
-    def push(self, codes: Codes) -> None:
-        """Take one frame, codes [16]. Frames after :meth:`finish`, :meth:`cancel` or the end are dropped."""
-        with self._worker._changed:
-            if self._open and not self.progress.finished:
-                self._codes.append(codes)
-                self.progress.arrive(time.monotonic())
-                self._worker._changed.notify()
-
-    def finish(self) -> None:
-        """No more frames come: decode the rest, then call ``on_end(None)``."""
-        with self._worker._changed:
-            self.progress.finished = True
-            self._worker._changed.notify()
-
-    def cancel(self) -> None:
-        """Forget the stream: only a decode that is under way may still call ``on_audio``."""
-        with self._worker._changed:
-            self._close()
-
-    @property
-    def backlog(self) -> int:
-        """Frames pushed and not decoded yet."""
-        return self.progress.waiting + self._in_decode
-
-    def _close(self) -> bool:
-        """Whether it was open until now. Under the worker's lock."""
-        was_open, self._open = self._open, False
-        self._codes.clear()
-        self.progress.waiting = 0
-        self._worker._streams.pop(self, None)
-        return was_open
-
-    def _tell_end(self, error: TTSError | None) -> None:
-        try:
-            self._on_end(error)
-        except Exception:
-            # The other streams need this thread.
-            logger.exception("the receiver of a stream's end failed")
-
-    def _take(self, frames: int) -> Codes:
-        """Codes [16, frames] for the next decode. Under the worker's lock."""
-        self._in_decode = frames
-        self.progress.take(frames)
-        return np.stack([self._codes.popleft() for _ in range(frames)], axis=1)
 
 
 class CodecWorker:
@@ -180,6 +99,7 @@ class CodecWorker:
         self._changed = threading.Condition()
         # In the order of their opening.
         self._streams: dict[CodecStream, None] = {}
+        self._heard = HeardContexts()
         self._ended: TTSError | None = None
         self._seconds: dict[Shape, float] = {}
         self._decodes = dict.fromkeys(self.shapes, 0)
@@ -225,19 +145,30 @@ class CodecWorker:
         return not any(thread.is_alive() for thread in self._pool)
 
     def open(
-        self, on_audio: Callable[[Waveform], None], on_end: Callable[[TTSError | None], None]
+        self,
+        on_audio: Callable[[Waveform], None],
+        on_end: Callable[[TTSError | None], None],
+        *,
+        context: Context | None = None,
     ) -> CodecStream:
         """A new stream. Both callbacks run on a codec thread and must not block.
+
+        ``context`` [frames, 16] are frames that it continues: the decoder hears them first, at once, and their
+        sound is dropped. What the decoder knows after them is kept for as long as that array lives, so a voice
+        that speaks again costs nothing.
 
         ``on_audio`` gets float32 [frames * 1920], in order; ``on_end`` comes last and once: None after
         :meth:`CodecStream.finish`, an error when this stream or the device failed, never after
         :meth:`CodecStream.cancel`. Raises Draining after :meth:`stop` and DeviceFault after one.
         """
-        stream = CodecStream(self, on_audio, on_end)
+        stream = CodecStream(self, on_audio, on_end, context)
         with self._changed:
             if self._ended is not None:
                 raise self._ended
+            if context is not None and not self._heard.knows(context):
+                stream.progress.context = len(context)
             self._streams[stream] = None
+            self._changed.notify()
         return stream
 
     def stats(self) -> CodecStats:
@@ -304,7 +235,7 @@ class CodecWorker:
     def _decode(self, chunk: Chunk[CodecStream], codes: list[Codes]) -> None:
         for stream in chunk.streams:
             if stream._state is None:
-                stream._state = self._decoder.new_state()
+                stream._state = self._state_of(stream)
         started = time.monotonic()
         results: list[Waveform | Exception]
         try:
@@ -328,6 +259,11 @@ class CodecWorker:
                 stream._in_decode = 0
             self._changed.notify()
 
+    def _state_of(self, stream: CodecStream) -> Any:
+        """A fresh state, or what the decoder knew when it had heard the same context before."""
+        known = None if stream.context is None or stream._silent else self._heard.state(stream.context)
+        return self._decoder.new_state() if known is None else known
+
     def _one_by_one(self, chunk: Chunk[CodecStream], codes: list[Codes]) -> list[Waveform | Exception]:
         """Find whose frames made the batch fail; the same shape, so that nothing is compiled for it."""
         results: list[Waveform | Exception] = []
@@ -344,7 +280,7 @@ class CodecWorker:
         padding = shape.batch - len(codes)
         batch = np.stack([*codes, *[np.zeros_like(codes[0])] * padding])
         states = [*states, *(self._decoder.new_state() for _ in range(padding))]
-        waveform = self._decoder.decode(torch.from_numpy(batch).long().to(self._decoder.device), states)
+        waveform = self._decoder.decode(torch.from_numpy(batch).long(), states)
         sound = waveform.float().cpu().numpy()
         if sound.shape != (shape.batch, shape.frames * SAMPLES_A_FRAME):
             raise EngineError(
@@ -359,6 +295,9 @@ class CodecWorker:
         if not isinstance(result, Exception):
             if not np.isfinite(result).all():
                 result = EngineError("the codec computed something that is no sound: NaN or infinity")
+            elif stream._silent:
+                if not stream.progress.context and stream.context is not None:
+                    self._heard.keep(stream.context, stream._state)
             elif stream._open:
                 try:
                     stream._on_audio(result)
@@ -370,7 +309,8 @@ class CodecWorker:
                 if not stream._close():
                     return
             else:
-                stream.progress.advance(len(result) // SAMPLES_A_FRAME, time.monotonic())
+                if not stream._silent:
+                    stream.progress.advance(len(result) // SAMPLES_A_FRAME, time.monotonic())
                 return
         stream._tell_end(_failure(result))
 
