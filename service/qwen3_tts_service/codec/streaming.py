@@ -1,0 +1,199 @@
+"""Upstream's codec decoder as a stream: frames in, their samples out, nothing computed twice.
+
+Upstream decodes a whole utterance at once, or chunks of it with 25 frames of left context recomputed for each,
+which is slow and only approximate, because the transformer alone looks back 8 x 71 frames. Here each stream
+keeps what later frames need of earlier ones (rows in front of every convolution, the transformer's window of
+keys and values with absolute rotary positions), so that any chunking of the codes gives the waveform of one
+undivided pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import EngineError
+from . import layers
+from .transformer import transform
+from .weights import Convolution, DecoderWeights, fold
+
+#: Frames computed at a time within a call: activations of more would leave the processor's caches.
+PIECE_FRAMES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderState:
+    """What ``batch`` streams have heard so far. Belongs to its streams; every decode call moves it on in place.
+
+    One row of ``memory`` holds everything of one stream, so that streams are gathered into a batch, copied and
+    moved by copying rows. Both tensors stay where they are for the life of the state (CUDA graphs rely on it).
+    """
+
+    memory: Tensor  # [batch, size], the decoder's dtype
+    position: Tensor  # [batch] int64: frames decoded
+
+    @property
+    def batch(self) -> int:
+        return self.memory.shape[0]
+
+    def reset(self) -> None:
+        """Before the first frame again."""
+        self.memory.zero_()
+        self.position.zero_()
+
+
+class StreamingDecoder:
+    """Decodes code frames of many streams over the weights of upstream's decoder.
+
+    ``upstream`` is a ``Qwen3TTSTokenizerV2Decoder``; its weights are copied into other forms and it is not used
+    afterwards. One thread at a time may call :meth:`decode`. ``way`` says how the decoder computes, ``reason``
+    why not faster.
+
+    Raises CheckpointError when the decoder is built in a way that this class does not know.
+    """
+
+    way: Literal["eager", "compiled"]
+    reason: str
+
+    def __init__(
+        self,
+        upstream: nn.Module,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        compile: bool = True,
+    ) -> None:
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._weights = fold(upstream, dtype=dtype, device=self.device)
+        self._layout = list(_layout(self._weights))
+        self._state_size = sum(rows * channels for rows, channels in self._layout)
+        self.codebooks, self.codebook_size, _ = self._weights.codebooks.shape
+        self.samples_per_frame = 1
+        for convolution in _convolutions(self._weights):
+            self.samples_per_frame *= convolution.stride
+        self.way = "eager"
+        self.reason = "compiling was not asked for" if not compile else "no compiled way on this device"
+
+    def new_state(self, batch: int = 1) -> DecoderState:
+        """State of ``batch`` streams before their first frame."""
+        return DecoderState(
+            torch.zeros(batch, self._state_size, dtype=self.dtype, device=self.device),
+            torch.zeros(batch, dtype=torch.int64, device=self.device),
+        )
+
+    def decode(self, codes: Tensor, states: DecoderState | list[DecoderState]) -> Tensor:
+        """The next frames of every stream, as sound.
+
+        ``codes`` [batch, 16, frames] integers, any device; frames >= 1 and the same for all streams. ``states``:
+        one state of that batch, or states whose batches add up to it (streams decoded together, wherever each
+        of them stands); they are moved on by these frames. Returns float32 [batch, frames * 1920] in [-1, 1] at
+        24 kHz on the decoder's device.
+
+        Raises EngineError when the codes have another shape or lie outside the codebooks (checked on the CPU
+        only, where looking costs nothing); the states are then unchanged.
+        """
+        members = [states] if isinstance(states, DecoderState) else states
+        self._check(codes, sum(state.batch for state in members))
+        codes = codes.to(self.device, torch.int64)
+        with torch.no_grad():
+            if len(members) == 1:
+                sound = self._decode(codes, members[0])
+            else:
+                together = DecoderState(
+                    torch.cat([state.memory for state in members]),
+                    torch.cat([state.position for state in members]),
+                )
+                sound = self._decode(codes, together)
+                batches = [state.batch for state in members]
+                for state, memory, position in zip(
+                    members, together.memory.split(batches), together.position.split(batches), strict=True
+                ):
+                    state.memory.copy_(memory)
+                    state.position.copy_(position)
+        expected = (codes.shape[0], codes.shape[2] * self.samples_per_frame)
+        if tuple(sound.shape) != expected:
+            raise EngineError(f"the codec made {tuple(sound.shape)} samples for {expected}")
+        return sound
+
+    def _check(self, codes: Tensor, streams: int) -> None:
+        if codes.dim() != 3 or codes.shape[1] != self.codebooks or codes.shape[2] < 1:
+            raise EngineError(
+                f"codes of shape {tuple(codes.shape)}; the codec takes [streams, {self.codebooks}, frames >= 1]"
+            )
+        if codes.shape[0] != streams:
+            raise EngineError(f"codes of {codes.shape[0]} streams with the states of {streams}")
+        if codes.is_cpu:
+            lowest, highest = codes.aminmax()
+            if lowest < 0 or highest >= self.codebook_size:
+                raise EngineError(
+                    f"codes from {int(lowest)} to {int(highest)}; codebooks have 0 to {self.codebook_size - 1}"
+                )
+
+    def _decode(self, codes: Tensor, state: DecoderState) -> Tensor:
+        pieces = [self._piece(piece, state) for piece in codes.split(PIECE_FRAMES, dim=-1)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+
+    def _piece(self, codes: Tensor, state: DecoderState) -> Tensor:
+        """Pure tensor code on fixed shapes: [batch, codebooks, frames] to [batch, samples]."""
+        weights = self._weights
+        views = self._views(state.memory)
+        x = weights.codebooks[0][codes[:, 0]]
+        for index in range(1, self.codebooks):
+            x = x + weights.codebooks[index][codes[:, index]]
+        x = layers.convolve(x, next(views), weights.pre)
+        windows = [next(views) for _ in range(2 * len(weights.transformer.layers))]
+        x = transform(x, state.position, windows, weights.transformer)
+        state.position.add_(codes.shape[2])
+        for upsample, convnext in weights.upsamples:
+            x = layers.convolve(x, next(views), upsample)
+            x = layers.convnext(x, next(views), convnext)
+        x = layers.convolve(x, next(views), weights.enter)
+        for block in weights.blocks:
+            x = layers.residual_block(x, [next(views) for _ in range(1 + len(block.units))], block)
+        x = layers.convolve(layers.snake(x, weights.snake), next(views), weights.leave)
+        return x.squeeze(-1).float().clamp_(-1.0, 1.0)
+
+    def _views(self, memory: Tensor) -> Iterator[Tensor]:
+        """The parts of the state [batch, rows, channels], in the order of computation."""
+        start = 0
+        for rows, channels in self._layout:
+            part = memory[:, start : start + rows * channels]
+            yield part.unflatten(1, (rows, channels))
+            start += rows * channels
+
+
+def _convolutions(weights: DecoderWeights) -> Iterator[Convolution]:
+    yield weights.pre
+    for upsample, _ in weights.upsamples:
+        yield upsample
+    yield weights.enter
+    for block in weights.blocks:
+        yield block.upsample
+    yield weights.leave
+
+
+def _layout(weights: DecoderWeights) -> Iterator[tuple[int, int]]:
+    """Rows and channels of every part of the state, in the order of computation."""
+
+    def before(convolution: Convolution) -> tuple[int, int]:
+        return convolution.history, convolution.channels
+
+    yield before(weights.pre)
+    transformer = weights.transformer
+    for _ in range(2 * len(transformer.layers)):
+        yield transformer.window - 1, transformer.kv_heads * transformer.head_dim
+    for upsample, convnext in weights.upsamples:
+        yield before(upsample)
+        taps, channels = convnext.depthwise.shape
+        yield taps - 1, channels
+    yield before(weights.enter)
+    for block in weights.blocks:
+        yield before(block.upsample)
+        for unit in block.units:
+            yield before(unit.dilated)
+    yield before(weights.leave)
