@@ -56,8 +56,8 @@ def test_a_frame_reads_the_bytes_of_the_loaded_tensors(model: LoadedModel) -> No
         return sum(tensor.untyped_storage().nbytes() for part in modules for tensor in part.parameters())
 
     assert frame.talker_bytes == size(talker.model.layers, talker.model.norm, talker.codec_head)
-    stack = size(predictor.model.layers, predictor.model.norm, predictor.small_to_mtp_projection)
-    assert frame.predictor_bytes == 15 * stack + size(predictor.lm_head)
+    once = size(predictor.lm_head, predictor.small_to_mtp_projection)
+    assert frame.predictor_bytes == 15 * size(predictor.model.layers, predictor.model.norm) + once
 
     def cached(stack: Any, positions: int) -> int:
         embeddings = torch.zeros(2, positions, stack.config.hidden_size)
@@ -74,7 +74,7 @@ def test_the_real_geometry_has_the_published_floor() -> None:
     config = geometry.model_config("1.7b", "custom_voice")
     frame = LanguageModelFloor.of(config).frame(batch=1, length=1, bytes_a_number=2)
     assert frame.talker_bytes == pytest.approx(2.83e9, rel=0.01)
-    assert frame.predictor_bytes == pytest.approx(15 * 0.165e9, rel=0.01)
+    assert frame.predictor_bytes == pytest.approx(15 * 0.162e9, rel=0.01)
 
 
 def test_the_slower_of_memory_and_arithmetic_is_the_floor(model: LoadedModel) -> None:
@@ -90,10 +90,10 @@ def test_operations_of_a_frame_are_those_that_torch_counts(model: LoadedModel) -
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         hidden = torch.zeros(1, 1, talker.config.hidden_size)
         talker.codec_head(talker.model(inputs_embeds=hidden, use_cache=False).last_hidden_state)
+        predictor.small_to_mtp_projection(hidden)
         for step, head in enumerate(predictor.lm_head):
-            new = torch.zeros(1, 2 if step == 0 else 1, talker.config.hidden_size)
-            projected = predictor.small_to_mtp_projection(new)
-            out = predictor.model(inputs_embeds=projected, use_cache=False).last_hidden_state
+            new = torch.zeros(1, 2 if step == 0 else 1, predictor.config.hidden_size)
+            out = predictor.model(inputs_embeds=new, use_cache=False).last_hidden_state
             head(out[:, -1])
     products = sum(
         count for op, count in counter.get_flop_counts()["Global"].items() if "attention" not in str(op)

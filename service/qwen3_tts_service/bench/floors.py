@@ -92,12 +92,13 @@ class LanguageModelFloor:
         """One frame of ``batch`` streams that each attend to ``length`` positions, their own included."""
         steps = self.codebooks - 1
         talker = self.talker.weights + self.talker_head
-        predictor = steps * (self.predictor.weights + self.predictor_head + self.projection)
+        # The projection is for the talker's state only: what a code projects to can be kept in a table.
+        predictor = steps * (self.predictor.weights + self.predictor_head) + self.projection
         # The predictor's first step has two positions (the talker's state and codebook 0), each later one adds one.
         positions = sum(range(2, steps + 2))
         cached = batch * (length * self.talker.cached + positions * self.predictor.cached)
         # Two positions go through the predictor's layers in its first step.
-        products = talker + predictor + self.predictor.weights + self.projection
+        products = talker + predictor + self.predictor.weights
         attention = length * self.talker.attention + (positions + 1) * self.predictor.attention
         return FrameCost(
             talker_bytes=talker * bytes_a_number,

@@ -165,9 +165,13 @@ def as_markdown(report: Report) -> str:
         parts.append(f"<!-- measured: source={source} date={report.provenance['date']} -->")
         parts.append(f"**{table.title}** ({origin(report.provenance)})\n")
         rows = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+        parts.append("\n".join(_markdown_row(row) for row in rows))
         parts.append("".join(f"\n{note}  " for note in table.notes) + "\n")
     return "\n".join(parts)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _facts(report: Report) -> list[str]:

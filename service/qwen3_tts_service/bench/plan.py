@@ -1,0 +1,47 @@
+"""What a benchmark is asked to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+BATCHES = (1, 4, 8, 16, 32)
+#: 8.96 s of sound: the sentence by which this model is usually judged.
+SENTENCE_FRAMES = 112
+SENTENCE = "Hello there, this is a test of the synthesis endpoint, and it is a sentence of a usual length for a reader."
+
+CodecDevice = Literal["cpu", "gpu"]
+
+
+def _silent(_line: str) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checkpoint, where it runs, and how long is measured. All suites read the same one.
+
+    ``device``, ``dtype``, ``codec_device`` and ``cpu_threads`` are the settings of the service of that name.
+    ``frames`` are timed in each measurement, ``repeats`` is how often a whole decode or request is repeated.
+    ``positions`` is where a slot stands when its last timed frame is made; a slot holds ``slot_positions``.
+    ``say`` is told what is being measured now.
+    """
+
+    checkpoint: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    codec_device: CodecDevice = "cpu"
+    cpu_threads: int = 0
+    batches: tuple[int, ...] = BATCHES
+    frames: int = SENTENCE_FRAMES
+    repeats: int = 3
+    positions: int = 1000
+    slot_positions: int = 2048
+    #: Whether upstream's code runs beside ours: it takes most of the time.
+    upstream: bool = True
+    #: Concurrent clients of the serve suite.
+    clients: tuple[int, ...] = (1, 8)
+    soak_minutes: float = 10.0
+    say: Callable[[str], None] = _silent
