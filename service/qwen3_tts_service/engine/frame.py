@@ -19,6 +19,7 @@ from ..checkpoints.load import LoadedModel
 from ..errors import InputTooLong, InvalidValue
 from ..speech.request import Sampling
 from . import sampling as draw
+from .linear import Weights, laid_out, linear
 from .transformer import Stack, StackWeights, release_weights
 
 CODE_GROUPS = 16
@@ -87,13 +88,14 @@ class FrameModel:
         slots: int,
         positions: int = 2048,
         max_trailing: int = 2048,
+        weights: Weights = "bf16",
         release_upstream: bool = False,
     ) -> None:
         """Copy and fuse the weights of ``model``.
 
         ``positions`` bounds prompt and frames of a slot together. ``release_upstream`` gives upstream's layers
-        back while they are copied: prompts can still be built with it, speech cannot be generated. Raises
-        CheckpointError for a stack that the engine does not compute.
+        back while they are copied: prompts can still be built with it, speech cannot be generated. ``weights``
+        as in :mod:`.linear`. Raises CheckpointError for a stack that the engine does not compute.
         """
         self.slots, self.positions, self.max_trailing = slots, positions, max_trailing
         self.device, self.dtype = model.device, model.dtype
@@ -102,18 +104,18 @@ class FrameModel:
         talker_config = upstream.config.talker_config
         self.eos: int = talker_config.codec_eos_token_id
         self.talker = Stack(
-            StackWeights(talker.model, positions=positions, release=release_upstream),
+            StackWeights(talker.model, positions=positions, weights=weights, release=release_upstream),
             slots=slots,
             positions=positions,
         )
         self.predictor = Stack(
-            StackWeights(predictor.model, positions=CODE_GROUPS, release=release_upstream),
+            StackWeights(predictor.model, positions=CODE_GROUPS, weights=weights, release=release_upstream),
             slots=slots,
             positions=CODE_GROUPS,
         )
         self.sample_fn: SampleFunction = draw.sample
         with torch.no_grad():
-            self._take_heads_and_embeddings(talker, predictor, release=release_upstream)
+            self._take_heads_and_embeddings(talker, predictor, weights=weights, release=release_upstream)
             pad_id = torch.tensor([upstream.config.tts_pad_token_id], device=self.device)
             self.pad = talker.text_projection(talker.get_text_embeddings()(pad_id))[0].clone()  # [hidden]
         self.suppressed = torch.zeros(talker_config.vocab_size, dtype=torch.bool, device=self.device)
@@ -123,9 +125,12 @@ class FrameModel:
         self._predictor_mask = self._mask(self._predictor_position[None], CODE_GROUPS)
         self.state = self._empty_state(talker_config.vocab_size)
 
-    def _take_heads_and_embeddings(self, talker: Any, predictor: Any, *, release: bool) -> None:
-        self.head = talker.codec_head.weight.detach().clone()  # [vocabulary, hidden]
-        self.heads = [head.weight.detach().clone() for head in predictor.lm_head]  # 15 of [codebook, hidden]
+    def _take_heads_and_embeddings(
+        self, talker: Any, predictor: Any, *, weights: Weights, release: bool
+    ) -> None:
+        self.head = laid_out(talker.codec_head.weight.detach().clone(), weights)  # [vocabulary, hidden]
+        # 15 of [codebook, hidden]
+        self.heads = [laid_out(head.weight.detach().clone(), weights) for head in predictor.lm_head]
         if release:
             release_weights(talker.codec_head)
             release_weights(predictor.lm_head)
@@ -259,7 +264,7 @@ class FrameModel:
             state.x[:, None], state.position[:, None], self._mask(state.position[:, None], length)
         )
         scores = draw.restrict(
-            functional.linear(hidden[:, 0], self.head).float(),
+            linear(hidden[:, 0], self.head).float(),
             seen=state.seen,
             penalty=state.repetition_penalty,
             step=state.step,
@@ -290,7 +295,7 @@ class FrameModel:
             mask = self._predictor_mask[:, :, start:last].expand(batch, -1, -1, -1)
             output = self.predictor.step(x, position, mask)[:, -1]
             code = self.sample_fn(
-                functional.linear(output, head).float(),
+                linear(output, head).float(),
                 temperature=state.subtalker_temperature,
                 top_k=state.subtalker_top_k,
                 top_p=state.subtalker_top_p,

@@ -15,19 +15,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import CheckpointError
+from .linear import Matrix, Weights, laid_out, linear
 
 
 class LayerWeights(NamedTuple):
     """One layer, matrices as [out, in] in rows without gaps. ``qkv`` holds queries, keys, values in that order."""
 
     input_norm: Tensor  # [hidden]
-    qkv: Tensor  # [(heads + 2 kv_heads) * head_dim, hidden]
+    qkv: Matrix  # [(heads + 2 kv_heads) * head_dim, hidden]
     q_norm: Tensor  # [head_dim]
     k_norm: Tensor  # [head_dim]
-    output: Tensor  # [hidden, heads * head_dim]
+    output: Matrix  # [hidden, heads * head_dim]
     mlp_norm: Tensor  # [hidden]
-    gate_up: Tensor  # [2 * mlp, hidden], gate first
-    down: Tensor  # [hidden, mlp]
+    gate_up: Matrix  # [2 * mlp, hidden], gate first
+    down: Matrix  # [hidden, mlp]
 
 
 #: x, weights, keys, values, cos, sin, position, mask, eps -> x; shapes as in :func:`decoder_layer`.
@@ -92,8 +93,8 @@ def decoder_layer(
     batch, tokens, _ = x.shape
     kv_heads, length = keys.shape[1], mask.shape[-1]
     head_dim = weights.q_norm.shape[0]
-    heads = weights.qkv.shape[0] // head_dim - 2 * kv_heads
-    fused = functional.linear(rms_norm(x, weights.input_norm, eps), weights.qkv)
+    fused = linear(rms_norm(x, weights.input_norm, eps), weights.qkv)
+    heads = fused.shape[-1] // head_dim - 2 * kv_heads
     by_head = fused.view(batch, tokens, -1, head_dim)
     query, key, value = torch.split(by_head, [heads, kv_heads, kv_heads], dim=2)
     query = rotate(rms_norm(query, weights.q_norm, eps), cos, sin)
@@ -102,9 +103,9 @@ def decoder_layer(
     keys[rows, :, position] = key
     values[rows, :, position] = value
     mixed = attention(query, keys[:, :, :length], values[:, :, :length], mask)
-    x = x + functional.linear(mixed, weights.output)
-    gate, up = functional.linear(rms_norm(x, weights.mlp_norm, eps), weights.gate_up).chunk(2, dim=-1)
-    return x + functional.linear(functional.silu(gate) * up, weights.down)
+    x = x + linear(mixed, weights.output)
+    gate, up = linear(rms_norm(x, weights.mlp_norm, eps), weights.gate_up).chunk(2, dim=-1)
+    return x + linear(functional.silu(gate) * up, weights.down)
 
 
 class StackWeights:
@@ -114,7 +115,7 @@ class StackWeights:
     the model's data type, ``eps`` of the norms.
     """
 
-    def __init__(self, stack: Any, *, positions: int, release: bool) -> None:
+    def __init__(self, stack: Any, *, positions: int, weights: Weights, release: bool) -> None:
         """Take over upstream's ``stack`` (talker model or code predictor model).
 
         ``release`` empties each upstream layer as soon as it is copied, so that no unfused copy stays and
@@ -133,7 +134,7 @@ class StackWeights:
         self.head_dim: int = stack.layers[0].self_attn.head_dim
         self.layers: list[LayerWeights] = []
         for layer in stack.layers:
-            self.layers.append(_fuse(layer))
+            self.layers.append(_fuse(layer, weights))
             if release:
                 release_weights(layer)
         self.norm = _copy(stack.norm.weight)
@@ -195,18 +196,20 @@ def _copy(weight: Tensor) -> Tensor:
     return weight.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _fuse(layer: Any) -> LayerWeights:
+def _fuse(layer: Any, weights: Weights) -> LayerWeights:
     attend, mlp = layer.self_attn, layer.mlp
     with torch.no_grad():
         return LayerWeights(
             input_norm=_copy(layer.input_layernorm.weight),
-            qkv=torch.cat((attend.q_proj.weight, attend.k_proj.weight, attend.v_proj.weight)),
+            qkv=laid_out(
+                torch.cat((attend.q_proj.weight, attend.k_proj.weight, attend.v_proj.weight)), weights
+            ),
             q_norm=_copy(attend.q_norm.weight),
             k_norm=_copy(attend.k_norm.weight),
-            output=_copy(attend.o_proj.weight),
+            output=laid_out(_copy(attend.o_proj.weight), weights),
             mlp_norm=_copy(layer.post_attention_layernorm.weight),
-            gate_up=torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)),
-            down=_copy(mlp.down_proj.weight),
+            gate_up=laid_out(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), weights),
+            down=laid_out(_copy(mlp.down_proj.weight), weights),
         )
 
 
