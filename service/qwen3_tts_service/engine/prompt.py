@@ -40,11 +40,13 @@ class PromptBuilder:
     """Builds prompts, on the calling thread; several threads may call at once.
 
     It holds the embeddings, the text projection and the encoders of the loaded model, so that the decoder
-    layers may be freed. ``pad`` [hidden] is the embedding of "no text here".
+    layers may be freed. ``pad`` [hidden] is the embedding of "no text here", ``speakers`` and ``languages`` are
+    the names that requests may use.
     """
 
     def __init__(self, model: LoadedModel) -> None:
         self._reader = RequestReader(model)
+        self.speakers, self.languages = self._reader.speakers, self._reader.languages
         self._device = model.device
         self._dtype = model.dtype
         config: Any = model.upstream.model.config

@@ -1,0 +1,7 @@
+"""The way of one request through a loaded model: prompt, frames, sound; and the loading that joins them."""
+
+from .reference import ReferencePipeline
+from .streaming import StreamingEngine
+from .utterance import Timeline, Utterance
+
+__all__ = ["ReferencePipeline", "StreamingEngine", "Timeline", "Utterance"]

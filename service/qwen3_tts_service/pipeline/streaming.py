@@ -1,0 +1,121 @@
+"""Prompt, frame loop and codec joined: a request goes in, sound comes out while it is still being spoken."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..checkpoints.load import LoadedModel
+from ..codec.worker import CodecStats, CodecWorker
+from ..engine.budget import frame_budget
+from ..engine.jobs import FrameRequest
+from ..engine.prompt import PromptBuilder
+from ..engine.scheduler import Scheduler, SchedulerStats
+from ..errors import TTSError
+from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
+from .utterance import Utterance
+
+logger = logging.getLogger(__name__)
+
+#: How far the engine may be ahead of a reader, in frames of 80 ms: 20 s of sound, 2 MB.
+AHEAD_FRAMES = 250
+
+
+@dataclass(frozen=True)
+class PipelineStats:
+    """The two stages at one moment."""
+
+    frames: SchedulerStats
+    codec: CodecStats
+
+
+class StreamingEngine:
+    """Speaks up to ``slots`` requests at a time on one loaded checkpoint; the codec may be shared with others.
+
+    Attributes as of :class:`..engine.reference.ReferenceEngine`. ``ways`` tells how frames are computed, by
+    batch size. ``on_close`` gives back what was built for this engine alone.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        prompts: PromptBuilder,
+        scheduler: Scheduler,
+        codec: CodecWorker,
+        slots: int,
+        ways: Callable[[], Mapping[int, str]],
+        on_close: Callable[[], None] = lambda: None,
+        ahead_frames: int = AHEAD_FRAMES,
+    ) -> None:
+        self.model_type = model.checkpoint.model_type
+        self.model_size = model.checkpoint.model_size
+        self.synthetic = model.checkpoint.synthetic
+        self.device, self.dtype = model.device, model.dtype
+        self.speakers, self.languages = prompts.speakers, prompts.languages
+        self.sample_rate = int(model.upstream.model.speech_tokenizer.get_output_sample_rate())
+        self.slots = slots
+        self.ways = ways
+        self._prompts = prompts
+        self._scheduler = scheduler
+        self._codec = codec
+        self._on_close = on_close
+        self._ahead_frames = ahead_frames
+
+    def check(self, request: SpeechRequest) -> None:
+        """Raise the InvalidRequest that :meth:`open` would raise, without computing anything."""
+        self._prompts.check(request)
+
+    def encode_reference(self, recording: CloneReference) -> VoicePrompt:
+        """Listen to a recording on the calling thread, so that many requests can use it.
+
+        Raises InvalidValue for a recording that is of no use, NotSupportedByModel on a checkpoint that does
+        not clone.
+        """
+        return self._prompts.encode_reference(recording)
+
+    def open(
+        self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool] = lambda: False
+    ) -> Utterance:
+        """Begin to speak. Builds the prompt on the calling thread, then returns: iterate for the sound.
+
+        ``deadline`` is a time of ``time.monotonic``; ``cancelled`` says that nobody listens any more: it is
+        asked before every frame, on the engine's thread, and must not block. ``request.max_frames`` is the cap,
+        the text's length may set a lower one. Raises one of the InvalidRequest family, QueueFull, Draining and
+        DeviceFault.
+        """
+        prompt = self._prompts.build(request)
+        utterance = Utterance(
+            self._codec,
+            context=prompt.context,
+            deadline=deadline,
+            cancelled=cancelled,
+            ahead=self._ahead_frames,
+        )
+        frames = FrameRequest(
+            prompt=prompt,
+            sampling=self._prompts.sampling(request),
+            seed=secrets.randbits(63) if request.seed is None else request.seed,
+            max_frames=frame_budget(prompt.text_tokens, cap=request.max_frames),
+            deadline=deadline,
+        )
+        utterance.timeline.queued = time.monotonic()
+        try:
+            utterance.submitted(self._scheduler.submit(frames, utterance))
+        except TTSError:
+            utterance.cancel()
+            raise
+        return utterance
+
+    def stats(self) -> PipelineStats:
+        """Counts and times of both stages, for metrics. The codec's are those of every model that shares it."""
+        return PipelineStats(self._scheduler.stats(), self._codec.stats())
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Finish what is being spoken, end the frame loop, let the memory go. False: something was given up."""
+        drained = self._scheduler.stop(timeout_s)
+        self._on_close()
+        return drained
