@@ -20,9 +20,9 @@ from qwen3_tts_service.errors import (
     UnknownLanguage,
     UnknownVoice,
 )
-from qwen3_tts_service.speech.request import SpeechRequest
+from qwen3_tts_service.speech.request import CloneReference, Sampling, SpeechRequest
 
-TEXT = "Hello world, how are you?"
+from .upstream_prompts import TEXT, recording
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,74 @@ def test_greedy_speech_equals_upstreams(engine: ReferenceEngine, tiny_checkpoint
     assert ours.shape == waveform.shape == (1920 * len(codes),)
     # The same operations in the same order: equal but for the number of threads that sum.
     assert float(np.abs(ours - waveform).max()) < 1e-5
+
+
+@pytest.mark.parametrize("words", [None, "So I said."])
+def test_cloned_speech_equals_upstreams(base_checkpoint: Path, words: str | None) -> None:
+    """Both text feedings; in context, the codec hears the recording first and its sound is cut off."""
+    upstream = Qwen3TTSModel.from_pretrained(str(base_checkpoint), dtype=torch.float32)
+    engine = ReferenceEngine.load(base_checkpoint, device="cpu", cpu_threads=1)
+    wave = recording(1.44, 44_100)
+    for feeding in (None, "whole"):
+        [expected], _ = upstream.generate_voice_clone(
+            "Yes.",
+            "english",
+            ref_audio=(wave, 44_100),
+            ref_text=words,
+            x_vector_only_mode=words is None,
+            **({} if feeding is None else {"non_streaming_mode": True}),
+            do_sample=False,
+            subtalker_dosample=False,
+            max_new_tokens=31,
+        )
+        request = SpeechRequest(
+            "Yes.",
+            language="english",
+            max_frames=30,
+            sampling=Sampling(greedy=True),
+            clone=CloneReference(wave, 44_100, words),
+            text_feeding=feeding,
+        )
+        ours = engine.synthesize(request)
+        assert len(ours) % 1920 == 0
+        # Upstream finds the end of the recording by a rounded division.
+        assert 0 <= len(expected) - len(ours) <= 1
+        assert float(np.abs(ours - expected[len(expected) - len(ours) :]).max()) < 1e-5
+
+
+def test_sampling_values_reach_upstream(engine: ReferenceEngine, tiny_checkpoint: Path) -> None:
+    upstream = Qwen3TTSModel.from_pretrained(str(tiny_checkpoint), dtype=torch.float32)
+    spoken: list[Any] = []
+    generate = upstream.model.generate
+    upstream.model.generate = lambda **arguments: spoken.append(generate(**arguments)) or spoken[-1]
+
+    def theirs(values: dict[str, Any]) -> list[list[int]]:
+        torch.manual_seed(5)
+        upstream.generate_custom_voice(TEXT, "Ryan", max_new_tokens=13, **values)
+        [codes], _ = spoken[-1]
+        return codes.tolist()
+
+    def ours(values: dict[str, Any]) -> list[list[int]]:
+        return engine.codes(
+            SpeechRequest(TEXT, "Ryan", seed=5, max_frames=12, sampling=Sampling(**values))
+        ).tolist()
+
+    values: dict[str, Any] = {
+        "temperature": 0.7,
+        "top_k": 5,
+        "top_p": 0.8,
+        "repetition_penalty": 0.5,
+        "subtalker_temperature": 1.2,
+        "subtalker_top_k": 7,
+        "subtalker_top_p": 0.95,
+    }
+    expected = theirs(values)
+    assert ours(values) == expected
+    for name in values:
+        others = {key: value for key, value in values.items() if key != name}
+        assert ours(others) != expected, f"{name} makes no difference"
+    everything = {"top_k": 0, "subtalker_top_k": 0}
+    assert ours(everything) == theirs(everything)
 
 
 def test_a_seed_gives_the_same_speech_and_none_another(engine: ReferenceEngine) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ..checkpoints.load import Checkpoint, LoadedModel
 from ..errors import (
+    CheckpointError,
     InputTooLong,
     InvalidValue,
     NotSupportedByModel,
@@ -39,8 +40,8 @@ TEMPLATE_HEAD, TEMPLATE_TAIL, TEXT_TAIL = 3, 2, 5
 def default_sampling(checkpoint: Checkpoint) -> Sampling:
     """The sampling that the checkpoint's ``generation_config.json`` asks for.
 
-    As upstream: what it leaves out has the value of :class:`Sampling`. Raises InvalidValue when the file holds
-    a value out of range.
+    As upstream: what it leaves out has the value of :class:`Sampling`. Raises CheckpointError when the file
+    holds a value out of range.
     """
     file = checkpoint.path / "generation_config.json"
     stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -60,7 +61,10 @@ def default_sampling(checkpoint: Checkpoint) -> Sampling:
         values["top_k"] = 1
     if not subtalker_draws:
         values["subtalker_top_k"] = 1
-    return Sampling(**values, greedy=not draws and not subtalker_draws)
+    try:
+        return Sampling(**values, greedy=not draws and not subtalker_draws)
+    except InvalidValue as error:
+        raise CheckpointError(f"{file}: {error.message}") from error
 
 
 @dataclass(frozen=True)
