@@ -100,11 +100,11 @@ def test_sampling_values_reach_upstream(engine: ReferenceEngine, tiny_checkpoint
         ).tolist()
 
     values: dict[str, Any] = {
-        "temperature": 0.7,
+        "temperature": 3.0,
         "top_k": 5,
         "top_p": 0.8,
         "repetition_penalty": 0.5,
-        "subtalker_temperature": 1.2,
+        "subtalker_temperature": 2.0,
         "subtalker_top_k": 7,
         "subtalker_top_p": 0.95,
     }
