@@ -308,7 +308,7 @@ class Scheduler:
         return True
 
     def _compact(self) -> bool:
-        places = self._slots.worthwhile_move(coming=len(self._queue))
+        places = self._slots.worthwhile_move()
         if places is None:
             return False
         source, target = places

@@ -28,15 +28,13 @@ class Slots(Generic[Occupant]):
         """The smallest batch that has ``rows`` rows."""
         return next(size for size in self._sizes if size >= rows)
 
-    def worthwhile_move(self, coming: int) -> tuple[int, int] | None:
-        """The highest occupied slot and the lowest free one, when fewer rows would do for all of them.
+    def worthwhile_move(self) -> tuple[int, int] | None:
+        """The highest occupied slot and the lowest free one, when fewer rows would do for all occupants.
 
-        ``coming`` jobs are about to enter: rows that they will need are not given up. None when moving the
-        occupants together would not lead to a smaller batch.
+        None when moving the occupants together would not lead to a smaller batch.
         """
         occupied = [slot for slot, occupant in enumerate(self.occupants) if occupant is not None]
-        wanted = min(len(occupied) + coming, len(self.occupants))
-        if not occupied or self.batch_size(wanted) >= self.batch_size(occupied[-1] + 1):
+        if not occupied or self.batch_size(len(occupied)) >= self.batch_size(occupied[-1] + 1):
             return None
         target = self.lowest_free()
         assert target is not None
