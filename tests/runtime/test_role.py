@@ -39,6 +39,8 @@ class Host:
             "tts_preflight_runtime": "cpu",
             # The interpreter behind this environment: a release must not depend on a developer's environment.
             "tts_runtime_python": os.path.realpath(sys.executable),
+            # This machine is no host: nothing of its distribution is installed.
+            "tts_runtime_compiler": False,
             "tts_runtime_directory": str(folder / "opt"),
             "tts_runtime_lock_directory": str(STAND_IN),
             "tts_runtime_wheelhouse": str(pip_sources.cache_directory()),
@@ -159,6 +161,36 @@ def test_an_interpreter_that_is_not_there_is_refused(host: Host) -> None:
     assert status != 0
     assert "/nowhere/python3 does not run on this host" in output
     assert "tts_runtime_python" in output
+
+
+@pytest.mark.parametrize(
+    ("compiler", "headers", "word"),
+    [(True, False, "no Python.h"), (False, True, "g++ (not found)")],
+)
+def test_an_interpreter_without_what_compiling_needs_is_refused(
+    host: Host, compiler: bool, headers: bool, word: str
+) -> None:
+    """On a distribution whose packages the role does not know: it says what to install, and installs nothing."""
+    facts = {
+        "python": PYTHON,
+        "version": "CPython 3",
+        "machine": "x86_64",
+        "glibc": "2.36",
+        "venv": True,
+        "packaged": False,
+        "compiler": compiler,
+        "headers": headers,
+    }
+    interpreter = host.folder / "interpreter"
+    interpreter.write_text(f"#!/bin/sh\necho '{json.dumps(facts)}'\n")
+    interpreter.chmod(0o755)
+    status, recap, output = host.run(
+        tts_runtime_python=str(interpreter), tts_runtime_compiler=True, _tts_runtime_debian=False
+    )
+    assert status != 0
+    assert recap["changed"] == 0
+    assert word in " ".join(output.split())
+    assert "tts_runtime_compiler to false" in " ".join(output.split())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,90 +46,211 @@ def play(
     )
 
 
-def render(tmp_path: Path, **variables: Any) -> Path:
-    """Render unit, drop-in, settings and environment below ``tmp_path``; return the unit."""
-    unit = "qwen3-tts@two.service" if variables.get("tts_service_instance") == "two" else "qwen3-tts.service"
-    (tmp_path / f"{unit}.d").mkdir()
-    targets = {
-        "qwen3-tts.service.j2": tmp_path / unit,
-        "release.conf.j2": tmp_path / f"{unit}.d" / "10-release.conf",
-        "settings.toml.j2": tmp_path / "settings.toml",
-        "environment.j2": tmp_path / "environment",
-    }
-    tasks = [
-        {
-            "ansible.builtin.template": {
-                "src": str(ROLE / "templates" / name),
-                "dest": str(target),
-                "mode": "0644",
-            }
-        }
-        for name, target in targets.items()
-    ]
+CLASSES = ("cpu", "rocm", "cuda")
+#: What is rendered, by name: in one play, for an ansible-playbook of its own costs seconds.
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: {"tts_preflight_device_class": name} for name in CLASSES},
+    **{
+        f"{name} two": {"tts_preflight_device_class": name, "tts_service_instance": "two"} for name in CLASSES
+    },
+    "keys": {"tts_service_api_keys": [KEY]},
+    "override": {"tts_preflight_device_class": "rocm", "tts_runtime_gfx_override_resolved": "11.0.0"},
+    "gfx1151": {"tts_preflight_device_class": "rocm", "tts_preflight_gfx_target": "gfx1151"},
+    "gfx1151 by hand": {
+        "tts_preflight_device_class": "rocm",
+        "tts_preflight_gfx_target": "gfx1151",
+        "tts_service_environment": {"GPU_MAX_HW_QUEUES": "2"},
+    },
+    "requests": {
+        "tts_service_settings": {"queue_size": 3, "log_level": "debug", "max_input_chars": 200},
+        "tts_service_port": 8200,
+    },
+    "slots": {"tts_service_settings": {"slots": 4}},
+    "one order": {"tts_service_settings": {"dtype": "bf16", "cpu_threads": 2}},
+    "other order": {"tts_service_settings": {"cpu_threads": 2, "dtype": "bf16"}},
+    "another environment": {"tts_service_environment": {"OMP_NUM_THREADS": "3"}},
+}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The files of one variant."""
+
+    folder: Path
+
+    @property
+    def service(self) -> Path:
+        [unit] = [one for one in self.folder.glob("qwen3-tts*.service") if "compile" not in one.name]
+        return unit
+
+    @property
+    def compilation(self) -> Path:
+        [unit] = self.folder.glob("qwen3-tts-compile@*.service")
+        return unit
+
+    @property
+    def environment(self) -> str:
+        return (self.folder / "environment").read_text()
+
+
+def directives(unit: Path) -> set[str]:
+    return {line for line in unit.read_text().splitlines() if line and not line.startswith(("#", "["))}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendered]:
+    """Units, drop-in, settings and environment of every variant."""
+    folder = tmp_path_factory.mktemp("rendered")
     # A command that exists, so that systemd's own check does not stop at a release that this machine lacks.
-    command = tmp_path / "release" / "venv" / "bin" / "qwen3-tts"
+    command = folder / "release" / "venv" / "bin" / "qwen3-tts"
     command.parent.mkdir(parents=True)
     command.write_text("#!/bin/sh\n")
     command.chmod(0o755)
-    done = play(
-        tmp_path,
-        tasks,
-        {
-            "tts_runtime_release_path": str(tmp_path / "release"),
-            "tts_models_path": "/srv/model",
-            # Summed over the templates, which only the role itself finds.
-            "_tts_service_fingerprint": "0" * 64,
-            **variables,
-        },
-    )
+    # Lookups and facts are the controller's work, one module writes them all: a template task each takes minutes.
+    tasks: list[dict[str, Any]] = []
+    for name, variables in VARIANTS.items():
+        instance = variables.get("tts_service_instance", "main")
+        unit = "qwen3-tts.service" if instance == "main" else f"qwen3-tts@{instance}.service"
+        targets = {
+            unit: "qwen3-tts.service.j2",
+            f"qwen3-tts-compile@{instance}.service": "qwen3-tts-compile.service.j2",
+            f"{unit}.d/10-release.conf": "release.conf.j2",
+            "settings.toml": "settings.toml.j2",
+            "environment": "environment.j2",
+        }
+        (folder / name / f"{unit}.d").mkdir(parents=True)
+        texts = {
+            f"{name}/{target}": f"{{{{ lookup('ansible.builtin.template', '{ROLE}/templates/{template}') }}}}"
+            for target, template in targets.items()
+        }
+        tasks.append({"ansible.builtin.set_fact": {f"v{len(tasks)}": texts}, "vars": variables})
+    facts = ", ".join(f"v{number}" for number in range(len(tasks)))
+    collected = {
+        "content": f"{{{{ [{facts}] | combine | to_json }}}}",
+        "dest": str(folder / "all.json"),
+        "mode": "0600",
+    }
+    tasks.append({"ansible.builtin.copy": collected})
+    common = {
+        "tts_runtime_release_path": str(folder / "release"),
+        "tts_models_path": "/srv/model",
+        # Summed over the templates, which only the role itself finds.
+        "_tts_service_fingerprint": "0" * 64,
+    }
+    done = play(folder, tasks, common)
     assert done.returncode == 0, done.stdout
-    return tmp_path / unit
+    for target, text in json.loads((folder / "all.json").read_text()).items():
+        (folder / target).write_text(text)
+    return {name: Rendered(folder / name) for name in VARIANTS}
 
 
-@pytest.mark.parametrize("instance", ["main", "two"])
-@pytest.mark.parametrize("device_class", ["cpu", "rocm", "cuda"])
-def test_systemd_accepts_the_unit_and_scores_it_at_most_1_3(
-    tmp_path: Path, device_class: str, instance: str
+@pytest.mark.parametrize("variant", [*CLASSES, *(f"{name} two" for name in CLASSES)])
+def test_systemd_accepts_the_units_and_scores_them_at_most_1_3(
+    rendered: dict[str, Rendered], variant: str
 ) -> None:
-    unit = render(tmp_path, tts_preflight_device_class=device_class, tts_service_instance=instance)
-    score = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=13", "--no-pager", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert score.returncode == 0, score.stdout[-600:] + score.stderr
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
-    )
-    assert unit.name not in verified.stderr, verified.stderr
+    for unit in (rendered[variant].service, rendered[variant].compilation):
+        score = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", "--threshold=13", "--no-pager", unit],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert score.returncode == 0, score.stdout[-600:] + score.stderr
+        verified = subprocess.run(
+            ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
+        )
+        assert unit.name not in verified.stderr, verified.stderr
 
 
 @pytest.mark.parametrize(
     ("device_class", "expected", "absent"),
     [
-        ("cpu", ["PrivateDevices=yes"], ["DeviceAllow=", "SupplementaryGroups="]),
+        ("cpu", {"PrivateDevices=yes"}, ["DeviceAllow=", "SupplementaryGroups="]),
         (
             "rocm",
-            ["DeviceAllow=/dev/kfd rw", "DeviceAllow=char-drm rw", "SupplementaryGroups=render"],
+            {"DeviceAllow=/dev/kfd rw", "DeviceAllow=char-drm rw", "SupplementaryGroups=render"},
             ["nvidia"],
         ),
-        ("cuda", ["DeviceAllow=char-nvidia rw", "DeviceAllow=char-nvidia-uvm rw"], ["kfd", "render"]),
+        ("cuda", {"DeviceAllow=char-nvidia rw", "DeviceAllow=char-nvidia-uvm rw"}, ["kfd", "SupplementaryGroups="]),
     ],
 )
 def test_each_profile_opens_its_own_devices_only(
-    tmp_path: Path, device_class: str, expected: list[str], absent: list[str]
+    rendered: dict[str, Rendered], device_class: str, expected: set[str], absent: list[str]
 ) -> None:
-    lines = render(tmp_path, tts_preflight_device_class=device_class).read_text().splitlines()
-    directives = [line for line in lines if not line.startswith("#")]
-    assert set(expected) <= set(directives)
-    assert "DevicePolicy=closed" in directives
-    assert not [line for line in directives for word in absent if word in line]
+    for unit in (rendered[device_class].service, rendered[device_class].compilation):
+        found = directives(unit)
+        assert found >= expected | {"DevicePolicy=closed"}
+        assert not [line for line in found for word in absent if word in line]
 
 
-def test_the_gpu_override_reaches_the_environment(tmp_path: Path) -> None:
-    render(tmp_path, tts_preflight_device_class="rocm", tts_runtime_gfx_override_resolved="11.0.0")
-    assert 'HSA_OVERRIDE_GFX_VERSION="11.0.0"' in (tmp_path / "environment").read_text()
+def test_the_gpu_override_reaches_the_environment(rendered: dict[str, Rendered]) -> None:
+    assert 'HSA_OVERRIDE_GFX_VERSION="11.0.0"' in rendered["override"].environment
+    assert "HSA_OVERRIDE" not in rendered["rocm"].environment
+
+
+@pytest.mark.parametrize("variant", [*CLASSES, "keys"])
+def test_what_is_compiled_is_compiled_under_the_confinement_that_will_load_it(
+    rendered: dict[str, Rendered], variant: str
+) -> None:
+    serving, compiling = directives(rendered[variant].service), directives(rendered[variant].compilation)
+    own = ("Type", "Exec", "Timeout", "Nice", "Description")
+    assert not {line for line in compiling - serving if not line.startswith(own)}
+    missing = {line.split("=")[0] for line in serving - compiling if not line.startswith(own)}
+    # Compiling answers nobody, so it holds no keys.
+    assert missing - {"LoadCredential"} == {
+        "After",
+        "NotifyAccess",
+        "Restart",
+        "RestartPreventExitStatus",
+        "RestartSec",
+        "StartLimitBurst",
+        "StartLimitIntervalSec",
+        "WantedBy",
+    }
+    assert ("LoadCredential" in missing) is (variant == "keys")
+
+
+def test_a_device_that_failed_twice_is_not_started_a_third_time(rendered: dict[str, Rendered]) -> None:
+    assert {"Restart=on-failure", "RestartPreventExitStatus=86"} <= directives(rendered["cpu"].service)
+
+
+def test_compiled_code_and_the_gpu_libraries_databases_belong_to_one_release(
+    rendered: dict[str, Rendered],
+) -> None:
+    cache = "/var/cache/qwen3-tts/two/compile/release"
+    assert {
+        f'TORCHINDUCTOR_CACHE_DIR="{cache}/inductor"',
+        f'TRITON_CACHE_DIR="{cache}/triton"',
+        f'MIOPEN_USER_DB_PATH="{cache}/miopen"',
+        f'MIOPEN_CUSTOM_CACHE_DIR="{cache}/miopen"',
+    } <= set(rendered["rocm two"].environment.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("variant", "queues"),
+    [("gfx1151", '"1"'), ("gfx1151 by hand", '"2"'), ("rocm", None), ("cuda", None), ("cpu", None)],
+)
+def test_the_profile_of_one_gpu_is_for_that_gpu_and_the_operators_word_wins(
+    rendered: dict[str, Rendered], variant: str, queues: str | None
+) -> None:
+    values = dict(
+        line.split("=", 1) for line in rendered[variant].environment.splitlines() if not line.startswith("#")
+    )
+    assert values.get("GPU_MAX_HW_QUEUES") == queues
+    assert ("MIOPEN_FIND_MODE" in values) is (VARIANTS[variant]["tts_preflight_device_class"] == "rocm")
+    for never in ("PYTORCH_HIP_ALLOC_CONF", "AOTRITON", "HIPBLASLT", "HSA_ENABLE_"):
+        assert not any(never in name for name in values)
+
+
+def test_only_what_compiled_code_depends_on_is_compiled_again(rendered: dict[str, Rendered]) -> None:
+    fingerprints = {
+        name: next(line for line in directives(one.compilation) if line.startswith("ExecStartPost"))
+        for name, one in rendered.items()
+    }
+    assert fingerprints["requests"] == fingerprints["cpu"]
+    assert fingerprints["one order"] == fingerprints["other order"]
+    different = [fingerprints[name] for name in ("cpu", "slots", "one order", "another environment", "cuda")]
+    assert len(set(different)) == len(different)
 
 
 @pytest.mark.parametrize(
