@@ -206,10 +206,10 @@ def test_a_replay_that_never_returns_is_noticed_and_told_at_once() -> None:
         for seed, reader in enumerate(readers):
             scheduler.submit(frame_request(ENDLESS, seed=seed), reader)
         wait_for(lambda: len(readers[1].frames) > 3)
-        device.before_read = hang.wait  # type: ignore[assignment]
         began = time.monotonic()
+        device.before_read = hang.wait  # type: ignore[assignment]
         assert alarm.rung.wait(10.0)
-        assert LIMIT_S * 0.9 <= time.monotonic() - began < LIMIT_S + 1.0
+        assert LIMIT_S <= time.monotonic() - began < LIMIT_S + 1.5
         # Two spoke, two waited; all know before the process is told to end.
         assert alarm.told_before == [True] * 4
         for reader in readers:
@@ -238,6 +238,7 @@ def test_a_first_frame_may_take_longer_and_a_second_may_not() -> None:
         scheduler.submit(frame_request(5, seed=1), reader)
         assert reader.over.wait(10.0)
         assert reader.ending == ("stop", None)
+        wait_for(lambda: scheduler.stats().frames == len(device.launches))
         pauses = iter([2 * LIMIT_S])
         second = Reader()
         scheduler.submit(frame_request(5, seed=2), second)

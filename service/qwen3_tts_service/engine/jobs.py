@@ -47,7 +47,7 @@ class Job:
     """A submitted request. ``frames`` counts what its sink was given."""
 
     def __init__(self, request: FrameRequest, sink: FrameSink, wake: Callable[[], None]) -> None:
-        # None from admission on: a prompt may be megabytes on the device.
+        # None from admission on, or from its end: a prompt may be megabytes on the device.
         self.request: FrameRequest | None = request
         self.deadline = request.deadline
         self.sink = sink

@@ -390,7 +390,7 @@ class Scheduler:
         with self._changed:
             if job.ended:
                 return
-            job.ended = True
+            job.ended, job.request = True, None
             if job.slot is not None:
                 self._slots.occupants[job.slot] = None
             elif job in self._queue:
