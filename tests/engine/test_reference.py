@@ -102,11 +102,11 @@ def test_sampling_values_reach_upstream(engine: ReferenceEngine, tiny_checkpoint
     values: dict[str, Any] = {
         "temperature": 3.0,
         "top_k": 5,
-        "top_p": 0.8,
+        "top_p": 0.5,
         "repetition_penalty": 0.5,
         "subtalker_temperature": 2.0,
         "subtalker_top_k": 7,
-        "subtalker_top_p": 0.95,
+        "subtalker_top_p": 0.4,
     }
     expected = theirs(values)
     assert ours(values) == expected
