@@ -16,28 +16,40 @@ from torch import Tensor
 from qwen3_tts_service.codec.streaming import DecoderState, StreamingDecoder
 from qwen3_tts_service.errors import EngineError
 
-from . import undivided, upstream_decoder
+from . import needs_compiler, undivided, upstream_decoder
 
 FRAMES = 320  # 25.6 s: more than the 24 s after which upstream's own chunks lose context
 STREAMS = 3
 SAMPLES = 1920
+WAYS = ["eager", pytest.param("compiled", marks=needs_compiler)]
 
 
-@dataclass
-class Bench:
+@dataclass(frozen=True)
+class Oracle:
     upstream: Any
-    decoder: StreamingDecoder
     codes: Tensor  # [streams, 16, frames]
     wanted: Tensor  # [streams, samples], one undivided pass of upstream
     bound: float
 
 
+@dataclass(frozen=True)
+class Bench(Oracle):
+    decoder: StreamingDecoder
+
+
 @pytest.fixture(scope="module")
-def bench(tiny_checkpoint: Path) -> Bench:
+def oracle(tiny_checkpoint: Path) -> Oracle:
     upstream = upstream_decoder(tiny_checkpoint)
     codes = torch.randint(0, 2048, (STREAMS, 16, FRAMES), generator=torch.Generator().manual_seed(5))
-    wanted, bound = undivided(upstream, codes)
-    return Bench(upstream, StreamingDecoder(upstream, compile=False), codes, wanted, bound)
+    return Oracle(upstream, codes, *undivided(upstream, codes))
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def bench(request: pytest.FixtureRequest, oracle: Oracle, kernels: Path) -> Bench:
+    way = request.param
+    decoder = StreamingDecoder(oracle.upstream, compile=way == "compiled", kernels=kernels)
+    assert decoder.way == way, decoder.reason
+    return Bench(oracle.upstream, oracle.codes, oracle.wanted, oracle.bound, decoder)
 
 
 def in_chunks(decoder: StreamingDecoder, codes: Tensor, sizes: list[int]) -> Tensor:
@@ -52,11 +64,11 @@ def test_one_call_equals_one_pass(bench: Bench) -> None:
     assert (got - bench.wanted).abs().max() <= bench.bound
 
 
-def test_upstreams_own_chunks_would_not_pass(bench: Bench) -> None:
+def test_upstreams_own_chunks_would_not_pass(oracle: Oracle) -> None:
     """The bound tells a decoder with too little context from an exact one."""
     with torch.no_grad():
-        chunked = bench.upstream.chunked_decode(bench.codes[:1])[:, 0]
-    assert (chunked - bench.wanted[:1]).abs().max() > 3 * bench.bound
+        chunked = oracle.upstream.chunked_decode(oracle.codes[:1])[:, 0]
+    assert (chunked - oracle.wanted[:1]).abs().max() > 3 * oracle.bound
 
 
 @settings(max_examples=12, deadline=None)
@@ -116,9 +128,9 @@ def test_a_state_is_moved_in_place(bench: Bench) -> None:
     assert state.position.tolist() == [18, 18]
 
 
-def test_the_decoder_outlives_upstreams_weights(bench: Bench) -> None:
+def test_the_decoder_outlives_upstreams_weights(bench: Bench, kernels: Path) -> None:
     upstream = copy.deepcopy(bench.upstream)
-    decoder = StreamingDecoder(upstream, compile=False)
+    decoder = StreamingDecoder(upstream, compile=bench.decoder.way == "compiled", kernels=kernels)
     with torch.no_grad():
         for parameter in upstream.parameters():
             parameter.zero_()

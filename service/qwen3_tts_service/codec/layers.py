@@ -6,11 +6,13 @@ as a view into the stream's state, and is moved on in place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as fn
 from torch import Tensor
 
-from .weights import Block, ConvNext, Convolution, Snake
+from .weights import Block, ConvNext, Convolution, Snake, WaveformWeights
 
 
 def snake(x: Tensor, activation: Snake) -> Tensor:
@@ -38,7 +40,7 @@ def convolve(x: Tensor, history: Tensor, convolution: Convolution) -> Tensor:
 
 def _library_convolution(rows: Tensor, convolution: Convolution) -> Tensor:
     """Through the library's convolution, which reads rows of channels without a copy (channels last)."""
-    kernel = convolution.weight.unflatten(1, (convolution.taps, -1)).permute(0, 2, 1).unsqueeze(2)
+    kernel = convolution.weight.view(-1, convolution.taps, convolution.channels).permute(0, 2, 1).unsqueeze(2)
     image = rows.unsqueeze(1).permute(0, 3, 1, 2)
     return (
         fn.conv2d(image, kernel, convolution.bias, dilation=(1, convolution.dilation))
@@ -69,10 +71,22 @@ def convnext(x: Tensor, history: Tensor, block: ConvNext) -> Tensor:
     return x + fn.linear(wide, block.narrow.weight, block.narrow.bias)
 
 
-def residual_block(x: Tensor, histories: list[Tensor], block: Block) -> Tensor:
-    """One decoder block; ``histories``: of its transposed convolution, then one of each residual unit."""
-    x = convolve(snake(x, block.snake), histories[0], block.upsample)
-    for unit, history in zip(block.units, histories[1:], strict=True):
-        hidden = convolve(snake(x, unit.snake_in), history, unit.dilated)
+def waveform(x: Tensor, histories: list[Tensor], weights: WaveformWeights) -> Tensor:
+    """[streams, rows, channels] to float32 samples [streams, rows * 480] in [-1, 1].
+
+    ``histories``: of every convolution over more than one row, in the order of computation.
+    """
+    before = iter(histories)
+    x = convolve(x, next(before), weights.enter)
+    for block in weights.blocks:
+        x = _residual_block(x, before, block)
+    x = convolve(snake(x, weights.snake), next(before), weights.leave)
+    return x.squeeze(-1).float().clamp_(-1.0, 1.0)
+
+
+def _residual_block(x: Tensor, before: Iterator[Tensor], block: Block) -> Tensor:
+    x = convolve(snake(x, block.snake), next(before), block.upsample)
+    for unit in block.units:
+        hidden = convolve(snake(x, unit.snake_in), next(before), unit.dilated)
         x = x + fn.linear(snake(hidden, unit.snake_out), unit.project.weight, unit.project.bias)
     return x

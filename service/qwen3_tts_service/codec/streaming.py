@@ -9,8 +9,11 @@ undivided pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,11 +21,14 @@ from torch import Tensor, nn
 
 from ..errors import EngineError
 from . import layers
+from .compiled import CompiledWaveform, NotCompiled, default_directory
 from .transformer import transform
-from .weights import Convolution, DecoderWeights, fold
+from .weights import Convolution, DecoderWeights, WaveformWeights, fold
+
+log = logging.getLogger(__name__)
 
 #: Frames computed at a time within a call: activations of more would leave the processor's caches.
-PIECE_FRAMES = 16
+PIECE_FRAMES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +56,9 @@ class StreamingDecoder:
     """Decodes code frames of many streams over the weights of upstream's decoder.
 
     ``upstream`` is a ``Qwen3TTSTokenizerV2Decoder``; its weights are copied into other forms and it is not used
-    afterwards. One thread at a time may call :meth:`decode`. ``way`` says how the decoder computes, ``reason``
-    why not faster.
+    afterwards. One thread at a time may call :meth:`decode`, with as many cores as torch has threads. On the CPU
+    the waveform part runs through kernels compiled for its processor, kept in the directory ``kernels``
+    (:func:`.compiled.default_directory` unless given); ``way`` says what came of it, ``reason`` why not.
 
     Raises CheckpointError when the decoder is built in a way that this class does not know.
     """
@@ -66,18 +73,35 @@ class StreamingDecoder:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         compile: bool = True,
+        kernels: Path | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
-        self._weights = fold(upstream, dtype=dtype, device=self.device)
-        self._layout = list(_layout(self._weights))
+        weights = fold(upstream, dtype=dtype, device=self.device)
+        self._layout = list(_layout(weights))
         self._state_size = sum(rows * channels for rows, channels in self._layout)
-        self.codebooks, self.codebook_size, _ = self._weights.codebooks.shape
+        self.codebooks, self.codebook_size, _ = weights.codebooks.shape
         self.samples_per_frame = 1
-        for convolution in _convolutions(self._weights):
+        for convolution in _convolutions(weights):
             self.samples_per_frame *= convolution.stride
-        self.way = "eager"
-        self.reason = "compiling was not asked for" if not compile else "no compiled way on this device"
+        self._codebooks, self._pre, self._transformer = weights.codebooks, weights.pre, weights.transformer
+        self._upsamples = weights.upsamples
+        self._waveform, self.reason = self._choose(weights.waveform, compile, kernels)
+        self.way = "compiled" if isinstance(self._waveform, CompiledWaveform) else "eager"
+
+    def _choose(
+        self, weights: WaveformWeights, compile: bool, kernels: Path | None
+    ) -> tuple[Callable[[Tensor, list[Tensor]], Tensor], str]:
+        """The fastest way to the waveform that works here, and why it is no faster one."""
+        if not compile:
+            return partial(layers.waveform, weights=weights), "compiling was not asked for"
+        if self.device.type != "cpu":
+            return partial(layers.waveform, weights=weights), "kernels are compiled for the CPU only"
+        try:
+            return CompiledWaveform(weights, self.dtype, kernels or default_directory()), ""
+        except NotCompiled as error:
+            log.warning("the codec computes without compiled kernels: %s", error)
+            return partial(layers.waveform, weights=weights), str(error)
 
     def new_state(self, batch: int = 1) -> DecoderState:
         """State of ``batch`` streams before their first frame."""
@@ -110,9 +134,8 @@ class StreamingDecoder:
                 )
                 sound = self._decode(codes, together)
                 batches = [state.batch for state in members]
-                for state, memory, position in zip(
-                    members, together.memory.split(batches), together.position.split(batches), strict=True
-                ):
+                parts = torch.split(together.memory, batches), torch.split(together.position, batches)
+                for state, memory, position in zip(members, *parts, strict=True):
                     state.memory.copy_(memory)
                     state.position.copy_(position)
         expected = (codes.shape[0], codes.shape[2] * self.samples_per_frame)
@@ -135,35 +158,30 @@ class StreamingDecoder:
                 )
 
     def _decode(self, codes: Tensor, state: DecoderState) -> Tensor:
-        pieces = [self._piece(piece, state) for piece in codes.split(PIECE_FRAMES, dim=-1)]
+        pieces = [self._piece(piece, state) for piece in torch.split(codes, PIECE_FRAMES, dim=-1)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
     def _piece(self, codes: Tensor, state: DecoderState) -> Tensor:
         """Pure tensor code on fixed shapes: [batch, codebooks, frames] to [batch, samples]."""
-        weights = self._weights
         views = self._views(state.memory)
-        x = weights.codebooks[0][codes[:, 0]]
+        x = self._codebooks[0][codes[:, 0]]
         for index in range(1, self.codebooks):
-            x = x + weights.codebooks[index][codes[:, index]]
-        x = layers.convolve(x, next(views), weights.pre)
-        windows = [next(views) for _ in range(2 * len(weights.transformer.layers))]
-        x = transform(x, state.position, windows, weights.transformer)
+            x = x + self._codebooks[index][codes[:, index]]
+        x = layers.convolve(x, next(views), self._pre)
+        windows = [next(views) for _ in range(2 * len(self._transformer.layers))]
+        x = transform(x, state.position, windows, self._transformer)
         state.position.add_(codes.shape[2])
-        for upsample, convnext in weights.upsamples:
+        for upsample, convnext in self._upsamples:
             x = layers.convolve(x, next(views), upsample)
             x = layers.convnext(x, next(views), convnext)
-        x = layers.convolve(x, next(views), weights.enter)
-        for block in weights.blocks:
-            x = layers.residual_block(x, [next(views) for _ in range(1 + len(block.units))], block)
-        x = layers.convolve(layers.snake(x, weights.snake), next(views), weights.leave)
-        return x.squeeze(-1).float().clamp_(-1.0, 1.0)
+        return self._waveform(x, list(views))
 
     def _views(self, memory: Tensor) -> Iterator[Tensor]:
         """The parts of the state [batch, rows, channels], in the order of computation."""
         start = 0
         for rows, channels in self._layout:
             part = memory[:, start : start + rows * channels]
-            yield part.unflatten(1, (rows, channels))
+            yield part.view(memory.shape[0], rows, channels)
             start += rows * channels
 
 
@@ -171,10 +189,10 @@ def _convolutions(weights: DecoderWeights) -> Iterator[Convolution]:
     yield weights.pre
     for upsample, _ in weights.upsamples:
         yield upsample
-    yield weights.enter
-    for block in weights.blocks:
+    yield weights.waveform.enter
+    for block in weights.waveform.blocks:
         yield block.upsample
-    yield weights.leave
+    yield weights.waveform.leave
 
 
 def _layout(weights: DecoderWeights) -> Iterator[tuple[int, int]]:
@@ -191,9 +209,9 @@ def _layout(weights: DecoderWeights) -> Iterator[tuple[int, int]]:
         yield before(upsample)
         taps, channels = convnext.depthwise.shape
         yield taps - 1, channels
-    yield before(weights.enter)
-    for block in weights.blocks:
+    yield before(weights.waveform.enter)
+    for block in weights.waveform.blocks:
         yield before(block.upsample)
         for unit in block.units:
             yield before(unit.dilated)
-    yield before(weights.leave)
+    yield before(weights.waveform.leave)

@@ -64,12 +64,11 @@ def _attend(
     weights: Transformer,
 ) -> Tensor:
     def heads_first(rows: Tensor) -> Tensor:
-        return rows.unflatten(-1, (-1, weights.head_dim)).transpose(1, 2)
+        return rows.view(*rows.shape[:2], -1, weights.head_dim).transpose(1, 2)
 
     query_width, kept_width = weights.heads * weights.head_dim, weights.kv_heads * weights.head_dim
-    query, key, value = fn.linear(x, layer.qkv, layer.qkv_bias).split(
-        (query_width, kept_width, kept_width), dim=-1
-    )
+    widths = (query_width, kept_width, kept_width)
+    query, key, value = torch.split_with_sizes(fn.linear(x, layer.qkv, layer.qkv_bias), widths, dim=-1)
     query = _rotated(heads_first(query), cosine, sine)
     key = _rotated(heads_first(key), cosine, sine).transpose(1, 2).flatten(2)
     all_keys, all_values = heads_first(with_history(key, keys)), heads_first(with_history(value, values))

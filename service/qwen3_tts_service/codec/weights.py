@@ -113,6 +113,16 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class WaveformWeights:
+    """From four rows a frame to the waveform: nine tenths of the computation."""
+
+    enter: Convolution
+    blocks: list[Block]
+    snake: Snake
+    leave: Convolution  # to one channel
+
+
+@dataclass(frozen=True, eq=False)
 class DecoderWeights:
     """All of it, in the order of computation."""
 
@@ -120,10 +130,7 @@ class DecoderWeights:
     pre: Convolution
     transformer: Transformer
     upsamples: list[tuple[Convolution, ConvNext]]
-    enter: Convolution
-    blocks: list[Block]
-    snake: Snake
-    leave: Convolution  # to one channel
+    waveform: WaveformWeights
 
 
 def fold(decoder: nn.Module, *, dtype: torch.dtype, device: torch.device) -> DecoderWeights:
@@ -152,7 +159,7 @@ def _transposed_rows(module: Any) -> tuple[Tensor, Tensor, int]:
     padded = kernel.new_zeros(channels_in, channels_out, taps * stride)
     padded[..., :size] = kernel
     # [in, out, taps, stride]: tap 0 meets the newest row, so it comes last in the row order.
-    columns = padded.unflatten(-1, (taps, stride)).flip(2)
+    columns = padded.view(channels_in, channels_out, taps, stride).flip(2)
     rows = columns.permute(3, 1, 2, 0).reshape(stride * channels_out, taps, channels_in)
     return rows, _double(module.conv.bias).repeat(stride), stride
 
@@ -290,8 +297,10 @@ class _Folding:
             pre=pre,
             transformer=self.transformer(transformer),
             upsamples=upsamples,
-            enter=self.causal(enter),
-            blocks=[self.block(block) for block in blocks],
-            snake=self.snake(snake),
-            leave=self.causal(leave),
+            waveform=WaveformWeights(
+                enter=self.causal(enter),
+                blocks=[self.block(block) for block in blocks],
+                snake=self.snake(snake),
+                leave=self.causal(leave),
+            ),
         )
