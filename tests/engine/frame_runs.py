@@ -1,0 +1,195 @@
+"""Speech frame by frame, with the scores behind every code: upstream's and the frame model's, and their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwen3_tts_service.engine import sampling as draw
+from qwen3_tts_service.engine.frame import FrameModel, FramePrompt
+from qwen3_tts_service.engine.prompt import PromptBuilder
+from qwen3_tts_service.engine.reference import ReferenceEngine
+from qwen3_tts_service.speech.request import Sampling, SpeechRequest
+
+GREEDY = Sampling(greedy=True)
+#: How far the scores of the same frame may be apart: the issue of the batch rule, float32.
+TOLERANCE = 1e-4
+LENGTHS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Frames of 16 codes and, behind each code, what its candidates scored: [frames][16] of [tokens]."""
+
+    codes: list[list[int]] = field(default_factory=list)
+    scores: list[list[Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """``difference``: largest between two finite scores of the same candidate. ``frames``: that were compared.
+
+    ``gap`` is None, or the distance of the two candidates where the codes parted for being too close.
+    """
+
+    difference: float
+    frames: int
+    gap: float | None
+
+
+def compare(ours: Run, expected: Run, tolerance: float = TOLERANCE) -> Agreement:
+    """Assert that two runs are the same speech, score by score.
+
+    Codes may only differ where their two candidates are within twice the tolerance; after that the speech is
+    another one and the comparison ends.
+    """
+    largest = 0.0
+    for frame, (codes, scores, expected_codes, expected_scores) in enumerate(
+        zip(ours.codes, ours.scores, expected.codes, expected.scores, strict=False)
+    ):
+        for codebook in range(16):
+            one, other = scores[codebook], expected_scores[codebook]
+            where = f"frame {frame}, codebook {codebook}"
+            assert torch.equal(one.isinf(), other.isinf()), f"{where}: other candidates are left"
+            largest = max(largest, float((one - other)[~one.isinf()].abs().max()))
+            assert largest <= tolerance, f"{where}: scores differ by {largest:.2g}"
+            if codes[codebook] != expected_codes[codebook]:
+                gap = float((one[codes[codebook]] - one[expected_codes[codebook]]).abs())
+                assert gap <= 2 * tolerance, f"{where}: another code, though the two are {gap:.2g} apart"
+                return Agreement(largest, frame, gap)
+    assert len(ours.codes) == len(expected.codes)
+    return Agreement(largest, len(ours.codes), None)
+
+
+def upstream_run(engine: ReferenceEngine, request: SpeechRequest) -> Run:
+    """Greedy speech by upstream's generate; scores as its own processors leave them."""
+    talker: Any = engine.model.upstream.model.talker
+    drawn: list[list[Tensor]] = []
+
+    def keep_talkers(_: Tensor, scores: Tensor) -> Tensor:
+        drawn.append([scores[0].clone()])
+        return scores
+
+    def keep_predictors(_: Tensor, scores: Tensor) -> Tensor:
+        drawn[-1].append(scores[0].clone())
+        return scores
+
+    with _last_processor(talker, keep_talkers), _last_processor(talker.code_predictor, keep_predictors):
+        codes = engine.codes(request, greedy=True).tolist()
+    return Run(codes, drawn[: len(codes)])
+
+
+@contextmanager
+def _last_processor(generator: Any, processor: Any) -> Iterator[None]:
+    """Put ``processor`` behind those that generate makes for itself."""
+    own = generator._get_logits_processor
+
+    def with_ours(**arguments: Any) -> Any:
+        processors = own(**arguments)
+        processors.append(processor)
+        return processors
+
+    generator._get_logits_processor = with_ours
+    try:
+        yield
+    finally:
+        del generator._get_logits_processor
+
+
+@dataclass(eq=False)
+class Voice:
+    """One request on its way: what it was asked for and what it has said."""
+
+    prompt: FramePrompt
+    sampling: Sampling = GREEDY
+    seed: int = 0
+    max_frames: int = 400
+    run: Run = field(default_factory=Run)
+    done: bool = False
+
+
+class Voices:
+    """Plays the scheduler: voices enter, pause, move and leave between the frames of one FrameModel."""
+
+    def __init__(self, model: FrameModel) -> None:
+        self.model = model
+        self.slots: list[Voice | None] = [None] * model.slots
+        self._drawn: list[Tensor] = []
+        self._sample = model.sample_fn
+        model.sample_fn = self._sample_and_keep
+        model.state.active.zero_()
+
+    def __enter__(self) -> Voices:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.model.sample_fn = self._sample
+
+    def enter(self, voice: Voice, slot: int) -> None:
+        assert self.slots[slot] is None
+        self.model.admit(slot, voice.prompt, voice.sampling, voice.seed, voice.max_frames)
+        self.slots[slot] = voice
+
+    def leave(self, slot: int) -> None:
+        self.slots[slot] = None
+
+    def move(self, source: int, target: int) -> None:
+        assert self.slots[target] is None
+        self.model.move(source, target)
+        self.slots[target], self.slots[source] = self.slots[source], None
+
+    def frame(self, *, batch: int | None = None, paused: Iterable[int] = (), length: int = 0) -> None:
+        """One frame of all voices but the paused ones; those that end leave their slots."""
+        state = self.model.state
+        resting = set(paused)
+        going = [slot for slot, voice in enumerate(self.slots) if voice is not None and slot not in resting]
+        if not going:
+            return
+        for slot in range(self.model.slots):
+            state.active[slot] = slot in going
+        used = 1 + max(int(state.position[slot]) for slot in going)
+        self._drawn.clear()
+        self.model.frame(batch or going[-1] + 1, length or next(size for size in LENGTHS if size >= used))
+        for slot in going:
+            voice = self.slots[slot]
+            assert voice is not None
+            codes = state.codes[slot].tolist()
+            voice.done = bool(state.done[slot])
+            if codes[0] != self.model.eos:
+                voice.run.codes.append(codes)
+                voice.run.scores.append([scores[slot] for scores in self._drawn])
+            if voice.done:
+                self.leave(slot)
+
+    def _sample_and_keep(self, logits: Tensor, **settings: Any) -> Tensor:
+        """Draw, and keep what decides: greedy rows' logits, other rows' scores in the race."""
+        scores = draw.process(
+            logits,
+            temperature=settings["temperature"],
+            top_k=settings["top_k"],
+            top_p=settings["top_p"],
+        )
+        noise = draw.uniform(settings["key"], settings["codebook"], logits.shape[1])
+        self._drawn.append(
+            torch.where(settings["greedy"][:, None], logits, scores - torch.log(-torch.log(noise)))
+        )
+        return self._sample(logits, **settings)
+
+
+def alone(model: FrameModel, voice: Voice, *, slot: int = 0, batch: int | None = None) -> Run:
+    """What the voice says with nobody beside it."""
+    fresh = replace(voice, run=Run(), done=False)
+    with Voices(model) as voices:
+        voices.enter(fresh, slot)
+        while not fresh.done:
+            voices.frame(batch=batch)
+    return fresh.run
+
+
+def prompt_for(engine: ReferenceEngine, request: SpeechRequest) -> FramePrompt:
+    return PromptBuilder(engine.model).build(request)
