@@ -1,7 +1,14 @@
 """The way of one request through a loaded model: prompt, frames, sound; and the loading that joins them."""
 
 from .reference import ReferencePipeline
+from .shared_codec import SharedCodec
 from .streaming import StreamingEngine
 from .utterance import Timeline, Utterance
 
-__all__ = ["ReferencePipeline", "StreamingEngine", "Timeline", "Utterance"]
+__all__ = [
+    "ReferencePipeline",
+    "SharedCodec",
+    "StreamingEngine",
+    "Timeline",
+    "Utterance",
+]
