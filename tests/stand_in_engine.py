@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from qwen3_tts_service.api.app import create_app
 from qwen3_tts_service.api.auth import KeyRing
 from qwen3_tts_service.api.server import Server, listen
 from qwen3_tts_service.config import Settings
-from qwen3_tts_service.errors import Cancelled, UnknownLanguage, UnknownVoice
-from qwen3_tts_service.lifecycle import Lifecycle, SelfCheck, Status
+from qwen3_tts_service.errors import Cancelled, DeadlineExceeded, UnknownLanguage, UnknownVoice
+from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
+from qwen3_tts_service.served_model import Loaded
 from qwen3_tts_service.speech.request import SpeechRequest
 from server_process import Answer, ask, wait_for
 
@@ -23,8 +25,56 @@ RATE = 24_000
 TONE = (0.2 * np.sin(2 * np.pi * 440 * np.arange(RATE // 10) / RATE)).astype(np.float32)
 
 
+class StandInUtterance:
+    """Yields the engine's pieces; ``left`` is the time when it gave its slot back."""
+
+    def __init__(
+        self, engine: StandInEngine, request: SpeechRequest, deadline: float, cancelled: Callable[[], bool]
+    ) -> None:
+        self._engine, self._request = engine, request
+        self._deadline, self._cancelled = deadline, cancelled
+        self._given_up = threading.Event()
+        self.finish: str | None = None
+        self.pieces = 0
+        self.left: float | None = None
+        self._waveform = self._speak()
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        return self._waveform
+
+    def cancel(self) -> None:
+        self._given_up.set()
+        self.left = self.left or time.monotonic()
+
+    def _speak(self) -> Iterator[npt.NDArray[np.float32]]:
+        engine = self._engine
+        try:
+            for piece in engine.pieces(self._request):
+                while self.pieces == engine.hold_at and not engine.go.is_set():
+                    self._look()
+                    self._given_up.wait(0.01)
+                self._look()
+                if engine.fault is not None and self.pieces == engine.fault_at:
+                    raise engine.fault
+                self.pieces += 1
+                yield piece
+            engine.spoken.append(self._request.text)
+            self.finish = engine.finish
+        finally:
+            self.left = self.left or time.monotonic()
+
+    def _look(self) -> None:
+        if self._given_up.is_set() or self._cancelled():
+            raise Cancelled("told to stop")
+        if time.monotonic() > self._deadline:
+            raise DeadlineExceeded("out of time", retry_after_s=1)
+
+
 class StandInEngine:
-    """Speaks when ``go`` is set. ``begun`` and ``spoken`` list the texts in order; ``fault`` is raised."""
+    """Speaks ``waveform``, ``repeat`` times; waits for ``go`` before piece ``hold_at``.
+
+    ``begun`` and ``spoken`` list the texts in order; ``fault`` is raised before piece ``fault_at``.
+    """
 
     sample_rate = RATE
     speakers = ("vivian", "ryan")
@@ -34,13 +84,20 @@ class StandInEngine:
     device = "cpu"
     dtype = "torch.float32"
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
         self.go = threading.Event()
         self.go.set()
+        self.hold_at = 0
         self.begun: list[str] = []
         self.spoken: list[str] = []
+        self.utterances: list[StandInUtterance] = []
         self.fault: Exception | None = None
+        self.fault_at = 0
+        self.finish = "stop"
         self.waveform = TONE
+        self.repeat = 1
+        self.closed = False
 
     def check(self, request: SpeechRequest) -> None:
         if (request.voice or "").lower() not in self.speakers:
@@ -50,18 +107,22 @@ class StandInEngine:
                 f"language {request.language!r}: choose from auto, english", param="language"
             )
 
-    def synthesize(
-        self, request: SpeechRequest, *, should_stop: Callable[[], bool]
-    ) -> npt.NDArray[np.float32]:
+    def open(
+        self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool]
+    ) -> StandInUtterance:
         self.check(request)
         self.begun.append(request.text)
-        while not self.go.wait(0.01):
-            if should_stop():
-                raise Cancelled("told to stop")
-        if self.fault is not None:
-            raise self.fault
-        self.spoken.append(request.text)
-        return self.waveform
+        self.utterances.append(StandInUtterance(self, request, deadline, cancelled))
+        return self.utterances[-1]
+
+    def pieces(self, request: SpeechRequest) -> list[npt.NDArray[np.float32]]:
+        return [self.waveform] * self.repeat
+
+    def ways(self) -> dict[int, str]:
+        return {self.slots: "eager"}
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Service:
@@ -81,24 +142,32 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(keys: KeyRing = KeyRing(), **settings: object) -> Iterator[Service]:  # noqa: B008
+def service(
+    keys: KeyRing = KeyRing(),  # noqa: B008
+    *,
+    slots: int = 1,
+    more: Sequence[ModelSource] = (),
+    **settings: object,
+) -> Iterator[Service]:
     """A service that is ready; ``settings`` override the defaults."""
     chosen = Settings(model=Path("/nowhere/stand-in"), **settings)  # type: ignore[arg-type]
-    engine = StandInEngine()
+    engine = StandInEngine(slots)
     states: list[Status] = []
     lifecycle = Lifecycle(
-        load=lambda: engine,
-        check=lambda engine: SelfCheck(),
+        [ModelSource("stand-in", lambda on_fault: Loaded(engine)), *more],
         queue_size=chosen.queue_size,
         on_change=states.append,
+        keepalive_s=chosen.keepalive_s,
+        unload_after_s=chosen.unload_after_s,
     )
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(
         create_app(lifecycle, chosen, keys),
         listener,
-        queue_size=chosen.queue_size,
+        requests=slots + chosen.queue_size,
         max_body_bytes=chosen.max_body_bytes,
+        reader_timeout_s=chosen.reader_timeout_s,
     )
     loop = threading.Thread(target=server.run)
     loop.start()
@@ -106,6 +175,7 @@ def service(keys: KeyRing = KeyRing(), **settings: object) -> Iterator[Service]:
     wait_for(lambda: lifecycle.status.state == "ready", "readiness of the stand-in")
     engine.begun.clear()
     engine.spoken.clear()
+    engine.utterances.clear()
     try:
         yield Service(port, lifecycle, engine, states)
     finally:

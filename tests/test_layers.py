@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str] | None] = {
     "codec": {"checkpoints", "errors"},
     "pipeline": {"speech", "engine", "codec", "checkpoints", "errors"},
     "synthesis": {"pipeline", "speech", "engine", "codec", "audio", "errors"},
-    "lifecycle": {"synthesis", "pipeline", "speech", "errors"},
-    "api": {"synthesis", "lifecycle", "speech", "config", "errors"},
+    "served_model": {"synthesis", "speech", "errors"},
+    "lifecycle": {"served_model", "synthesis", "speech", "errors"},
+    "api": {"synthesis", "served_model", "lifecycle", "speech", "config", "errors"},
     "bench": {"pipeline", "speech", "engine", "codec", "audio", "checkpoints", "journal", "errors"},
     "commands": None,
     "cli": None,
@@ -41,6 +42,7 @@ CONFINED = {
     "flask": {"api"},
     "werkzeug": {"api"},
     "waitress": {"api"},
+    "prometheus_client": {"api"},
     "click": {"commands", "cli"},
 }
 #: Files under patches/ are put into other packages: they are cargo and no part of ours.

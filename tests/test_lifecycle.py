@@ -9,19 +9,29 @@ import numpy as np
 import pytest
 
 from qwen3_tts_service.errors import CheckpointError, DeviceFault, NotReady, SelfCheckFailed
-from qwen3_tts_service.lifecycle import Lifecycle, LoadedEngine, SelfCheck, Status
+from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
+from qwen3_tts_service.served_model import Loaded, LoadedEngine, SelfCheck
 from qwen3_tts_service.speech.request import SpeechRequest
+from qwen3_tts_service.synthesis import Speech
 from server_process import wait_for
 from stand_in_engine import StandInEngine
 
 
 def begin(
-    load: Callable[[], LoadedEngine], check: Callable[[LoadedEngine], SelfCheck] = lambda _: SelfCheck()
+    load: Callable[[], LoadedEngine], self_check: SelfCheck | None = None
 ) -> tuple[Lifecycle, list[Status]]:
     heard: list[Status] = []
-    lifecycle = Lifecycle(load=load, check=check, queue_size=1, on_change=heard.append)
+    lifecycle = Lifecycle(
+        [ModelSource("one", lambda on_fault: Loaded(load(), self_check or SelfCheck()))],
+        queue_size=1,
+        on_change=heard.append,
+    )
     lifecycle.start()
     return lifecycle, heard
+
+
+def speak(lifecycle: Lifecycle) -> Speech:
+    return lifecycle.speak(SpeechRequest("a", "vivian"), audio_format="pcm", timeout_s=1)
 
 
 def until(lifecycle: Lifecycle, state: str) -> None:
@@ -35,27 +45,18 @@ def test_ready_comes_after_the_first_sentence() -> None:
     until(lifecycle, "warming")
     wait_for(lambda: engine.begun, "the warm-up sentence")
     with pytest.raises(NotReady, match="speaks its first sentence"):
-        _ = lifecycle.synthesis
+        speak(lifecycle)
     engine.go.set()
     until(lifecycle, "ready")
     assert [status.state for status in heard] == ["warming", "ready"]
     assert engine.spoken == ["Ready to speak."]
 
 
-def test_the_self_check_stands_between_loading_and_ready() -> None:
+def test_what_the_self_check_found_is_told() -> None:
     passed = SelfCheck("passed", 0.01, 0.1)
-    lifecycle, _ = begin(StandInEngine, lambda _: passed)
+    lifecycle, _ = begin(StandInEngine, passed)
     until(lifecycle, "ready")
-    assert lifecycle.self_check == passed
-
-    def fail(_: LoadedEngine) -> SelfCheck:
-        raise SelfCheckFailed("the talker computes something else")
-
-    lifecycle, _ = begin(StandInEngine, fail)
-    until(lifecycle, "broken")
-    assert lifecycle.status.reason == "the talker computes something else"
-    with pytest.raises(NotReady, match="something else"):
-        _ = lifecycle.synthesis
+    assert lifecycle.main.self_check == passed
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ def test_a_first_sentence_that_is_no_sound_breaks_it(waveform: np.ndarray, reaso
     ("error", "reason"),
     [
         (CheckpointError("a\n  b"), "a b"),
+        (SelfCheckFailed("the talker computes something else"), "the talker computes something else"),
         (ImportError("libamdhip64.so:\n cannot open"), "ImportError: libamdhip64.so: cannot open"),
     ],
 )
@@ -89,7 +91,7 @@ def test_a_load_that_fails_is_broken_with_its_reason_in_one_line(error: Exceptio
     until(lifecycle, "broken")
     assert heard == [Status("broken", reason)]
     with pytest.raises(NotReady, match=reason.split(":")[0]):
-        _ = lifecycle.engine
+        speak(lifecycle)
 
 
 def test_a_device_that_dies_later_breaks_it() -> None:
@@ -98,10 +100,28 @@ def test_a_device_that_dies_later_breaks_it() -> None:
     until(lifecycle, "ready")
     engine.fault = DeviceFault("HIP error: gone")
     with pytest.raises(DeviceFault):
-        lifecycle.speak(SpeechRequest("a", "vivian"), audio_format="pcm", timeout_s=1)
-    assert heard[-1] == Status("broken", "HIP error: gone")
+        speak(lifecycle).whole()
+    assert heard[-1] == Status("broken", "HIP error: gone", fault=True)
     with pytest.raises(NotReady):
-        lifecycle.speak(SpeechRequest("a", "vivian"), audio_format="pcm", timeout_s=1)
+        speak(lifecycle)
+    # Whoever else meets the lost device adds nothing.
+    lifecycle.device_lost(DeviceFault("HIP error: and again"))
+    assert lifecycle.status.reason == "HIP error: gone"
+
+
+def test_an_engine_tells_of_a_lost_device_by_itself() -> None:
+    """A hung frame raises nothing in any request: the engine's watchdog calls."""
+    told: list[Callable[[DeviceFault], None]] = []
+
+    def load(on_fault: Callable[[DeviceFault], None]) -> Loaded:
+        told.append(on_fault)
+        return Loaded(StandInEngine())
+
+    lifecycle = Lifecycle([ModelSource("one", load)], queue_size=1)
+    lifecycle.start()
+    until(lifecycle, "ready")
+    told[0](DeviceFault("a frame took longer than 10 s"))
+    assert lifecycle.status == Status("broken", "a frame took longer than 10 s", fault=True)
 
 
 def test_nothing_brings_it_up_again_on_the_way_down(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,38 +2,122 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import threading
 import time
+import wave
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
+from qwen3_tts_service.audio import encoders
 from qwen3_tts_service.errors import (
     Cancelled,
     DeadlineExceeded,
+    DeviceFault,
     Draining,
     EngineError,
     QueueFull,
     UnknownVoice,
 )
 from qwen3_tts_service.speech.request import SpeechRequest
-from qwen3_tts_service.synthesis import Speech, Synthesis
+from qwen3_tts_service.synthesis import Load, Speech, Synthesis
 from server_process import wait_for
-from stand_in_engine import StandInEngine
+from stand_in_engine import TONE, StandInEngine
 
 
-def speak(synthesis: Synthesis, text: str = "a", timeout_s: float = 10.0, **arguments: object) -> Speech:
+def begin(synthesis: Synthesis, text: str = "a", timeout_s: float = 10.0, **arguments: object) -> Speech:
     request = SpeechRequest(text, "vivian", max_frames=100)
     return synthesis.speak(request, audio_format="pcm", timeout_s=timeout_s, **arguments)  # type: ignore[arg-type]
 
 
-def test_speech_tells_its_length_and_its_end() -> None:
+def speak(synthesis: Synthesis, text: str = "a", timeout_s: float = 10.0, **arguments: object) -> Speech:
+    """All of it; the bytes are dropped."""
+    with contextlib.closing(begin(synthesis, text, timeout_s, **arguments)) as speech:
+        assert speech.whole()
+    return speech
+
+
+def test_speech_comes_in_pieces_and_tells_its_length_and_its_end() -> None:
     engine = StandInEngine()
+    engine.repeat = 3
     synthesis = Synthesis(engine, queue_size=0)
-    speech = speak(synthesis)
-    assert (speech.audio_s, speech.finish, len(speech.audio)) == (0.1, "stop", 4800)
-    engine.waveform = np.full(100 * 1920, 0.1, np.float32)
+    speech = begin(synthesis)
+    assert len(next(speech)) == 4800
+    assert (speech.finish, speech.audio_s) == (None, 0.1)
+    assert speech.first_audio_s is not None
+    assert b"".join(speech) == 2 * encoders.sound(TONE)
+    assert (speech.finish, speech.audio_s) == ("stop", pytest.approx(0.3))
+    engine.finish = "length"
     assert speak(synthesis).finish == "length"
+
+
+def test_a_streamed_wav_is_the_whole_one_behind_another_header() -> None:
+    engine = StandInEngine()
+    engine.repeat = 3
+    synthesis = Synthesis(engine, queue_size=0)
+    request = SpeechRequest("a", "vivian")
+    streamed = b"".join(synthesis.speak(request, audio_format="wav", timeout_s=1))
+    whole = synthesis.speak(request, audio_format="wav", timeout_s=1).whole()
+    assert len(streamed) == len(whole) == 44 + 3 * 4800
+    assert streamed[44:] == whole[44:]
+    for content, frames in ((streamed, 0xFFFFFFFF // 2), (whole, 7200)):
+        with wave.open(io.BytesIO(content)) as file:
+            assert file.getnframes() == frames
+
+
+def test_as_many_speak_as_there_are_slots() -> None:
+    engine = StandInEngine(slots=3)
+    engine.go.clear()
+    synthesis = Synthesis(engine, queue_size=1)
+    speaking = [begin(synthesis, str(number)) for number in range(3)]
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(begin, synthesis, "waits")
+        wait_for(lambda: synthesis.load == Load(3, 3, 1), "three speak, one waits")
+        with pytest.raises(QueueFull):
+            begin(synthesis)
+        speaking[1].close()
+        waits.result(5)
+        assert engine.begun == ["0", "1", "2", "waits"]
+        assert synthesis.load == Load(3, 3, 0)
+
+
+def test_closing_half_way_gives_the_slot_back_once() -> None:
+    engine = StandInEngine()
+    engine.repeat = 3
+    synthesis = Synthesis(engine, queue_size=0)
+    speech = begin(synthesis)
+    next(speech)
+    speech.close()
+    speech.close()
+    assert speech.finish == "cancelled"
+    assert synthesis.load == Load(1, 0, 0)
+    assert engine.utterances[0].left is not None
+    assert engine.spoken == []
+
+
+def test_whoever_is_cancelled_from_another_thread_hears_of_it() -> None:
+    engine = StandInEngine()
+    engine.go.clear()
+    synthesis = Synthesis(engine, queue_size=0)
+    speech = begin(synthesis)
+    threading.Timer(0.1, speech.cancel).start()
+    with pytest.raises(Cancelled):
+        next(speech)
+    assert (speech.finish, synthesis.load.speaking) == ("cancelled", 0)
+
+
+def test_a_lost_device_is_told_whoever_asked() -> None:
+    told: list[DeviceFault] = []
+    engine = StandInEngine()
+    engine.repeat, engine.fault, engine.fault_at = 2, DeviceFault("gone"), 1
+    synthesis = Synthesis(engine, queue_size=0, on_fault=told.append)
+    speech = begin(synthesis)
+    next(speech)
+    with pytest.raises(DeviceFault):
+        next(speech)
+    assert (told, speech.finish) == ([engine.fault], "error")
 
 
 def test_a_wrong_request_takes_no_place() -> None:
@@ -51,7 +135,7 @@ def test_an_error_frees_the_place(fault: Exception) -> None:
     with pytest.raises(type(fault), match="planted"):
         speak(synthesis)
     engine.fault = None
-    assert speak(synthesis).audio_s == 0.1
+    assert speak(synthesis).audio_s == pytest.approx(0.1)
 
 
 def test_between_two_turns_the_queue_does_not_grow() -> None:

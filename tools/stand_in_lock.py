@@ -30,6 +30,7 @@ WANTED = {
         "numpy",
     ),
     *(
+        "prometheus-client",
         "pycparser",
         "pydantic",
         "pydantic-core",
@@ -40,7 +41,7 @@ WANTED = {
     ),
     *("typing-extensions", "typing-inspection", "waitress", "werkzeug"),
 }
-LEFT_OUT = "accelerate|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|torch|torchaudio|transformers"
+LEFT_OUT = "accelerate|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|soxr|torch|torchaudio|transformers"
 DESCRIPTION = {
     "groups": {"stand-in": {"index": "default"}},
     "runtimes": {

@@ -11,10 +11,10 @@ import ipaddress
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import ConfigurationError
 
@@ -39,8 +39,41 @@ class Settings(BaseSettings):
         description="Lines `NAME sha256:HEX`; default: the systemd credential `api_keys`, when there is one.",
     )
 
-    engine: Literal["reference"] = Field(
-        "reference", description="How frames are made: upstream's own generate."
+    more_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Further checkpoints in the same process, each `DIRECTORY` or `NAME=DIRECTORY`; a list in "
+        "the file, separated by `:` in the environment. A request chooses by `model`.",
+    )
+    load_models: Literal["start", "first_use"] = Field(
+        "start", description="When the further checkpoints are loaded: before ready, or by the first request."
+    )
+
+    engine: Literal["frames", "reference"] = Field(
+        "reference",
+        description="frames: many voices at a time, sound while it is made; reference: upstream's own "
+        "generate, one request at a time, sound when it is finished.",
+    )
+    slots: int = Field(
+        8, ge=1, le=64, description="Requests spoken at a time by `engine: frames`, a model (1 to 64)."
+    )
+    positions: int = Field(
+        2048,
+        ge=256,
+        le=32768,
+        description="Longest prompt and speech of a slot together, in tokens and frames of 80 ms (256 to "
+        "32768). Memory grows with it.",
+    )
+    frame_deadline_s: float = Field(
+        10.0,
+        ge=0.5,
+        le=600,
+        description="Longest time of one frame, in seconds (0.5 to 600): after it the device counts as hung, "
+        "and the process ends for systemd to start it again.",
+    )
+    compile_cache: Path | None = Field(
+        None,
+        description="Directory of compiled code; default: `compile` in systemd's `$CACHE_DIRECTORY`, else "
+        "`~/.cache/qwen3-tts/compile`.",
     )
     device: str = Field(
         "auto",
@@ -51,9 +84,30 @@ class Settings(BaseSettings):
         "auto", description="Language model; auto: bf16 on a GPU, else fp32."
     )
     codec_device: Literal["cpu", "gpu"] = Field("cpu", description="Where frames become sound.")
-    codec_dtype: Literal["fp32"] = Field("fp32", description="Precision of the codec.")
+    codec_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Precision of the codec with `engine: frames`; bf16 is faster and adds noise."
+    )
+    codec_threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Threads that turn frames into sound with `engine: frames`; 0: chosen by the cores.",
+    )
     cpu_threads: int = Field(
         0, ge=0, le=1024, description="torch's threads; 0: torch's choice, the physical cores."
+    )
+    keepalive_s: float = Field(
+        0.0,
+        ge=0,
+        le=86400,
+        description="Speak one frame after so many idle seconds, so that the GPU keeps its clocks up; 0: never.",
+    )
+    unload_after_s: float = Field(
+        0.0,
+        ge=0,
+        le=31_536_000,
+        description="Give a model's memory back after so many idle seconds, the next request loads it again; "
+        "0: never.",
     )
     self_check: Literal["auto", "off"] = Field(
         "auto",
@@ -67,9 +121,17 @@ class Settings(BaseSettings):
     max_audio_seconds: float = Field(
         160.0, gt=0, le=3600, description="Longest speech of one request, in seconds."
     )
-    queue_size: int = Field(8, ge=0, le=1000, description="Requests that wait; one more gets 429.")
+    queue_size: int = Field(
+        8, ge=0, le=1000, description="Requests of a model that wait for a slot; one more gets 429."
+    )
     request_timeout_s: float = Field(
-        600.0, gt=0, le=86400, description="Longest time of one request, in seconds."
+        600.0, gt=0, le=86400, description="Longest time of one request, in seconds, its queue included."
+    )
+    reader_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        description="A client that takes nothing for so many seconds, while sound waits for it, is cut off.",
     )
     drain_timeout_s: float = Field(
         60.0, ge=0, le=3600, description="After SIGTERM, time for running requests, in seconds."
@@ -101,6 +163,37 @@ class Settings(BaseSettings):
             raise ValueError("expected a number")
         return value
 
+    @field_validator("more_models", mode="before")
+    @classmethod
+    def _models_are_a_list(cls, value: object) -> object:
+        return tuple(filter(None, value.split(":"))) if isinstance(value, str) else value
+
+    @field_validator("more_models")
+    @classmethod
+    def _models_have_names_of_their_own(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "model" in info.data:
+            entries = _named_models(info.data["model"], info.data["served_model_name"], value)
+            names = [name for name, _ in entries]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(
+                    f"{len(entries)} models, and more than one is named {', '.join(twice)}: write NAME=DIRECTORY"
+                )
+        return value
+
+    @property
+    def models(self) -> tuple[tuple[str, Path], ...]:
+        """Names in the API and directories of the checkpoints; the first is `model`."""
+        return _named_models(self.model, self.served_model_name, self.more_models)
+
+    @property
+    def compile_cache_directory(self) -> Path:
+        """Where compiled code is kept: the setting, else below systemd's cache directory, else the user's."""
+        if self.compile_cache is not None:
+            return self.compile_cache
+        # systemd separates several directories by colons; the unit has one.
+        cache = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+        return (Path(cache) if cache else Path("~/.cache/qwen3-tts").expanduser()) / "compile"
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
@@ -117,6 +210,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file; no .env, no secrets directory: one way each."""
         return (env_settings, init_settings)
+
+
+def _named_models(model: Path, name: str, more: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
+    entries = [(name, model)]
+    for entry in more:
+        own_name, _, directory = entry.rpartition("=")
+        entries.append((own_name, Path(directory)))
+    return tuple((name or path.resolve().name, path) for name, path in entries)
 
 
 def _from_file(path: Path) -> dict[str, Any]:

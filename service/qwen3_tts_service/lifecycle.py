@@ -1,6 +1,6 @@
 """From an empty process to one that has spoken, and down again.
 
-The engine is loaded on a thread of its own, so that the server answers ``/health`` and ``/ready`` meanwhile.
+Models are loaded on a thread of their own, so that the server answers ``/health`` and ``/ready`` meanwhile.
 Ready means: loaded, compared with the CPU where it runs on a GPU, and one sentence really spoken.
 """
 
@@ -9,102 +9,90 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
-import numpy as np
-
-from .errors import DeviceFault, EngineError, NotReady, TTSError
+from .errors import DeviceFault, NotReady, TTSError, UnknownModel, shown
+from .served_model import Loader, ModelState, ServedModel
 from .speech.request import SpeechRequest
-from .synthesis import Engine, Speech, Synthesis
+from .synthesis import Speech
 
 logger = logging.getLogger(__name__)
 
 State = Literal["loading", "warming", "ready", "draining", "broken"]
 
-_WARM_UP_TEXT = "Ready to speak."
-_WARM_UP_VOICE = "A calm voice."
-_WARM_UP_FRAMES = 250
-#: Quieter than this is silence: a device that computes zeros.
-_SILENCE_RMS = 1e-4
+#: How often idle models are looked at (seconds).
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
-class SelfCheck:
-    """The comparison of the device with the CPU, as ``/ready`` shows it."""
+class ModelSource:
+    """A model to serve: its name in the API, what builds its engine, and whether that happens at the start."""
 
-    status: Literal["passed", "skipped"] = "skipped"
-    #: The error that was measured and the largest that passes; None where nothing was compared.
-    max_error: float | None = None
-    tolerance: float | None = None
-
-
-class LoadedEngine(Engine, Protocol):
-    """An engine and what it says about its checkpoint."""
-
-    @property
-    def speakers(self) -> tuple[str, ...]: ...
-
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-
-    @property
-    def model_type(self) -> str: ...
-
-    @property
-    def synthetic(self) -> bool: ...
-
-    @property
-    def device(self) -> object: ...
-
-    @property
-    def dtype(self) -> object: ...
+    name: str
+    load: Loader
+    at_start: bool = True
 
 
 @dataclass(frozen=True)
 class Status:
-    """One moment of the process."""
+    """One moment of the process. ``fault``: broken because the device was lost."""
 
     state: State
     reason: str
+    fault: bool = False
 
 
-@dataclass
 class Lifecycle:
-    """Owns the engine and the state of the process. Every method may be called from any thread.
+    """Owns the models and the state of the process. Every method may be called from any thread.
 
-    ``load`` builds the engine (slow), ``check`` compares its device with the CPU, ``on_change`` hears every
-    new status.
+    The first of ``sources`` is the one that is meant when a request names none. ``on_change`` hears every new
+    status. ``keepalive_s`` and ``unload_after_s`` as in the settings; 0 is never.
     """
 
-    load: Callable[[], LoadedEngine]
-    check: Callable[[LoadedEngine], SelfCheck]
-    queue_size: int
-    on_change: Callable[[Status], None] = lambda status: None
-    self_check: SelfCheck = field(default_factory=SelfCheck)
-    status: Status = Status("loading", "the model is being loaded")
-    _engine: LoadedEngine | None = None
-    _synthesis: Synthesis | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        *,
+        queue_size: int,
+        on_change: Callable[[Status], None] = lambda status: None,
+        keepalive_s: float = 0.0,
+        unload_after_s: float = 0.0,
+    ) -> None:
+        self.status = Status("loading", "the model is being loaded")
+        self.models = {
+            source.name: ServedModel(
+                source.name, load=source.load, queue_size=queue_size, on_fault=self.device_lost
+            )
+            for source in sources
+        }
+        self._at_start = [self.models[source.name] for source in sources if source.at_start]
+        self._on_change = on_change
+        self._keepalive_s = keepalive_s
+        self._unload_after_s = unload_after_s
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Load and warm up on a thread; the status tells how it goes."""
         threading.Thread(target=self._come_up, name="loader", daemon=True).start()
 
     @property
-    def engine(self) -> LoadedEngine:
-        """The loaded engine. Raises NotReady with the reason before it is there."""
-        if self._engine is None:
-            raise NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
-        return self._engine
+    def main(self) -> ServedModel:
+        """The model that speaks when a request names none."""
+        return next(iter(self.models.values()))
 
-    @property
-    def synthesis(self) -> Synthesis:
-        """The way of one request. Raises NotReady with the reason before the warm-up sentence."""
-        if self._synthesis is None or self.status.state in ("loading", "warming", "broken"):
-            raise NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
-        return self._synthesis
+    def model(self, name: str | None) -> ServedModel:
+        """The model of that name; None is the first. Raises UnknownModel with the names there are."""
+        if name is None:
+            return self.main
+        if name not in self.models:
+            raise UnknownModel(
+                f"`model` is {shown(name)}: this server has {', '.join(map(repr, self.models))}",
+                param="model",
+            )
+        return self.models[name]
 
     def speak(
         self,
@@ -112,79 +100,74 @@ class Lifecycle:
         *,
         audio_format: str,
         timeout_s: float,
+        model: str | None = None,
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
-        """As :meth:`Synthesis.speak`, and NotReady. A DeviceFault also ends the process' service: broken."""
-        try:
-            return self.synthesis.speak(request, audio_format=audio_format, timeout_s=timeout_s, gone=gone)
-        except DeviceFault as error:
-            self._break(error.message)
-            raise
+        """As :meth:`ServedModel.speak`; raises NotReady with the reason while the process is not."""
+        chosen = self.model(model)
+        if self.status.state in ("loading", "warming", "broken"):
+            raise NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
+        return chosen.speak(request, audio_format=audio_format, timeout_s=timeout_s, gone=gone)
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work, finish what was accepted; false when ``timeout_s`` seconds were not enough."""
-        self._become("draining", "the service is going down")
-        if self._synthesis is None:
-            return True
-        self._synthesis.close()
-        return self._synthesis.wait_until_idle(timeout_s)
+        self._become(Status("draining", "the service is going down"))
+        deadline = time.monotonic() + timeout_s
+        for model in self.models.values():
+            model.drain()
+        return all(
+            model.wait_until_idle(max(0.0, deadline - time.monotonic())) for model in self.models.values()
+        )
+
+    def device_lost(self, error: DeviceFault) -> None:
+        """The device is lost for every model: the process cannot serve any more."""
+        self._break(error.message, fault=True)
 
     def _come_up(self) -> None:
-        started = time.monotonic()
-        try:
-            engine = self.load()
-            loaded = time.monotonic()
-            self._become("warming", "the model is loaded and speaks its first sentence")
-            self.self_check = self.check(engine)
-            self._engine = engine
-            self._synthesis = Synthesis(engine, queue_size=self.queue_size)
-            self._warm_up(engine)
-        except TTSError as error:
-            self._break(error.message)
-        except Exception as error:
-            # Whatever a library raises: the operator must find it, and systemd must see the process fail.
-            logger.exception("the engine did not come up")
-            self._break(f"{type(error).__name__}: {error}")
-        else:
-            logger.info(
-                "ready: %s on %s in %s, loaded in %.1f s, warm after %.1f s",
-                engine.model_type,
-                engine.device,
-                engine.dtype,
-                loaded - started,
-                time.monotonic() - loaded,
-            )
-            if engine.synthetic:
-                logger.warning("this checkpoint has random weights: it speaks noise, not language")
-            self._become("ready", f"running on {engine.device}")
+        for model in self._at_start:
+            try:
+                model.come_up(
+                    on_state=partial(self._tell, model), give_up=lambda: self.status.state == "draining"
+                )
+            except TTSError as error:
+                return self._break(error.message, fault=isinstance(error, DeviceFault))
+            except Exception as error:
+                # Whatever a library raises: the operator must find it, and systemd must see the process fail.
+                logger.exception("%s did not come up", model.name)
+                return self._break(f"{type(error).__name__}: {error}")
+        described = self.main.description
+        self._become(Status("ready", f"running on {described.device}" if described else "running"))
+        if self._keepalive_s or self._unload_after_s:
+            threading.Thread(target=self._look_after_idle_models, name="idle", daemon=True).start()
+        return None
 
-    def _warm_up(self, engine: LoadedEngine) -> None:
-        voices = engine.speakers
-        request = SpeechRequest(
-            text=_WARM_UP_TEXT,
-            voice=voices[0] if voices else None,
-            instructions=None if voices else _WARM_UP_VOICE,
-            seed=0,
-            max_frames=_WARM_UP_FRAMES,
-        )
-        waveform = engine.synthesize(request, should_stop=lambda: self.status.state == "draining")
-        if not len(waveform) or not np.isfinite(waveform).all():
-            raise EngineError("the warm-up sentence is not sound: it is empty or holds NaN or infinity")
-        if float(np.sqrt(np.mean(np.square(waveform)))) < _SILENCE_RMS:
-            raise EngineError("the warm-up sentence is silent")
+    def _tell(self, model: ServedModel, state: ModelState) -> None:
+        if state == "loading" and model is not self.main:
+            self._become(Status("loading", f"{model.name} is being loaded"))
+        elif state == "warming":
+            self._become(Status("warming", "the model is loaded and speaks its first sentence"))
 
-    def _break(self, reason: str) -> None:
-        if self.status.state == "draining":
+    def _look_after_idle_models(self) -> None:
+        while self.status.state == "ready":
+            time.sleep(_LOOK_S)
+            for model in self.models.values():
+                try:
+                    model.look(keepalive_s=self._keepalive_s, unload_after_s=self._unload_after_s)
+                except TTSError as error:
+                    logger.warning("%s could not be kept awake: %s", model.name, error.message)
+
+    def _break(self, reason: str, *, fault: bool = False) -> None:
+        if self.status.state in ("draining", "broken"):
             return
         # Libraries put whole paragraphs into their errors; the journal and /ready get one line.
         line = " ".join(reason.split())
         logger.error("cannot serve: %s", line)
-        self._become("broken", line)
+        self._become(Status("broken", line, fault))
 
-    def _become(self, state: State, reason: str) -> None:
+    def _become(self, status: Status) -> None:
         with self._lock:
-            # On the way down nothing brings the process up again.
-            if self.status.state == "draining":
+            # On the way down nothing brings the process up again, and what is broken stays so.
+            if self.status.state == "draining" or (self.status.state == "broken" != status.state):
                 return
-            self.status = Status(state, reason)
-        self.on_change(self.status)
+            self.status = status
+        self._on_change(status)

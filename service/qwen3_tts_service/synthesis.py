@@ -1,7 +1,8 @@
 """The way of one request: queue, engine, encoder. The only module that joins the stages.
 
-One request is spoken at a time. The queue in front is bounded and first come, first served; whoever waits or
-speaks is asked all the time whether the client is still there and whether the deadline has passed.
+As many requests are spoken at a time as the engine has slots. The queue in front is bounded and first come,
+first served; whoever waits or speaks is asked all the time whether the client is still there and whether the
+deadline has passed. Sound leaves as it is made: a :class:`Speech` is an iterator of bytes.
 """
 
 from __future__ import annotations
@@ -12,60 +13,183 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .audio import encoders
-from .errors import Cancelled, DeadlineExceeded, Draining, QueueFull
-from .speech.request import SAMPLES_A_FRAME, SpeechRequest
+from .errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, QueueFull
+from .speech.request import SpeechRequest
 
 #: How often a waiting request looks at its client and its deadline (seconds).
 _LOOK_S = 0.05
 #: Weight of the newest request in the running mean of durations.
 _NEWEST = 0.3
 
+#: How a request ended: by the model itself, at its longest length, given up by its client, out of time, failed.
+Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
+
+
+class Utterance(Protocol):
+    """One request inside the engine: pieces of waveform [samples] in [-1, 1], as they are made."""
+
+    @property
+    def finish(self) -> str | None:
+        """``stop`` or ``length`` once the pieces are exhausted."""
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Blocks for each piece. Raises Cancelled, DeadlineExceeded and EngineError."""
+
+    def cancel(self) -> None:
+        """Give up; never blocks, from any thread. The iteration ends, with Cancelled or at once."""
+
 
 class Engine(Protocol):
-    """What turns a request into sound. Implementations check requests and stop when asked to."""
+    """What turns a request into sound."""
 
     @property
     def sample_rate(self) -> int:
         """Samples a second of the waveform."""
 
-    def check(self, request: SpeechRequest) -> None:
-        """Raise the InvalidRequest that ``synthesize`` would raise."""
+    @property
+    def slots(self) -> int:
+        """How many requests are spoken at a time."""
 
-    def synthesize(
-        self, request: SpeechRequest, *, should_stop: Callable[[], bool]
-    ) -> npt.NDArray[np.float32]:
-        """Speak; raise Cancelled soon after ``should_stop`` says so."""
+    def check(self, request: SpeechRequest) -> None:
+        """Raise the InvalidRequest that ``open`` would raise, without computing anything."""
+
+    def open(self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool]) -> Utterance:
+        """Begin to speak. ``deadline`` is a time of :func:`time.monotonic`; ``cancelled`` is asked often."""
 
 
 @dataclass(frozen=True)
-class Speech:
-    """A finished request."""
+class Load:
+    """One moment of the queue."""
 
-    audio: bytes
-    #: Seconds of sound.
-    audio_s: float
-    #: Seconds in the queue, and seconds of computing.
-    queue_s: float
-    compute_s: float
-    #: ``stop`` when the model ended by itself, ``length`` when the limit cut it off.
-    finish: str
+    slots: int
+    speaking: int
+    waiting: int
+
+
+class Speech:
+    """A request that is being spoken. Iterate for its bytes, and :meth:`close` whatever happens.
+
+    The first piece begins with the format's header. Iterating raises DeadlineExceeded, Cancelled and
+    EngineError; after that, as after the last piece, the slot is free.
+    """
+
+    def __init__(
+        self,
+        synthesis: Synthesis,
+        request: SpeechRequest,
+        *,
+        audio_format: str,
+        arrived: float,
+        deadline: float,
+        gone: Callable[[], bool],
+    ) -> None:
+        self._synthesis = synthesis
+        self._audio_format = audio_format
+        self._arrived = arrived
+        self._deadline = deadline
+        self._started = time.monotonic()
+        self._sound_bytes = 0
+        #: How it ended; None while it has not.
+        self.finish: Finish | None = None
+        #: Seconds in the queue, from the request's arrival to its first sound, and of waiting for the engine.
+        self.queue_s = self._started - arrived
+        self.first_audio_s: float | None = None
+        self.compute_s = 0.0
+        with self._engine_works():
+            self._utterance = synthesis.engine.open(request, deadline=deadline, cancelled=gone)
+            self._waveform = iter(self._utterance)
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of sound so far."""
+        return self._sound_bytes / encoders.BYTES_A_SAMPLE / self._synthesis.engine.sample_rate
+
+    def __iter__(self) -> Speech:
+        return self
+
+    def __next__(self) -> bytes:
+        first = self.first_audio_s is None
+        sound = self._next_sound()
+        if sound is None:
+            raise StopIteration
+        return encoders.header(self._audio_format, self._synthesis.engine.sample_rate) * first + sound
+
+    def whole(self) -> bytes:
+        """All of it at once, with a header that tells the length. Raises as iterating does."""
+        sound = b"".join(iter(self._next_sound, None))
+        return encoders.header(self._audio_format, self._synthesis.engine.sample_rate, len(sound)) + sound
+
+    def cancel(self) -> None:
+        """Nobody reads it any more. Never blocks; may be called from any thread, at any time."""
+        self._utterance.cancel()
+
+    def close(self) -> None:
+        """Free the slot; what is not spoken yet is given up."""
+        if self.finish is None:
+            self._utterance.cancel()
+            self._end("cancelled")
+
+    def _next_sound(self) -> bytes | None:
+        """The next piece that is not empty, None at the end."""
+        sound = b""
+        while not sound and self.finish is None:
+            with self._engine_works():
+                waveform = next(self._waveform, None)
+                if waveform is not None:
+                    sound = encoders.sound(waveform)
+            if waveform is None:
+                self._end("length" if self._utterance.finish == "length" else "stop")
+        if sound and self.first_audio_s is None:
+            self.first_audio_s = time.monotonic() - self._arrived
+        self._sound_bytes += len(sound)
+        return sound or None
+
+    @contextmanager
+    def _engine_works(self) -> Iterator[None]:
+        """Counts the time; whatever is raised ends the request."""
+        began = time.monotonic()
+        try:
+            yield
+        except DeadlineExceeded:
+            self._end("deadline")
+            raise self._synthesis.too_late() from None
+        except Cancelled:
+            if time.monotonic() > self._deadline:
+                self._end("deadline")
+                raise self._synthesis.too_late() from None
+            self._end("cancelled")
+            raise
+        except BaseException as error:
+            self._end("error")
+            if isinstance(error, DeviceFault):
+                self._synthesis.on_fault(error)
+            raise
+        finally:
+            self.compute_s += time.monotonic() - began
+
+    def _end(self, finish: Finish) -> None:
+        self.finish = finish
+        self._synthesis.leave(time.monotonic() - self._started)
 
 
 class Synthesis:
-    """The bounded queue and what stands behind it."""
+    """The bounded queue and what stands behind it. ``on_fault`` hears of a device that is lost."""
 
-    def __init__(self, engine: Engine, *, queue_size: int) -> None:
+    def __init__(
+        self, engine: Engine, *, queue_size: int, on_fault: Callable[[DeviceFault], None] = lambda error: None
+    ) -> None:
         self.engine = engine
+        self.on_fault = on_fault
         self._queue_size = queue_size
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
-        self._running = False
+        self._speaking = 0
         self._closed = False
         self._mean_s = 1.0
 
@@ -77,82 +201,79 @@ class Synthesis:
         timeout_s: float,
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
-        """Wait for the turn, speak and encode. Blocks.
+        """Wait for a slot and begin to speak. Blocks; the caller closes what it gets.
 
         ``gone`` says that nobody reads the result any more. Raises InvalidRequest before queueing, QueueFull,
-        Draining, DeadlineExceeded after ``timeout_s`` seconds, Cancelled, and EngineError.
+        Draining, DeadlineExceeded after ``timeout_s`` seconds (as does the speech itself), Cancelled, and
+        EngineError.
         """
         self.engine.check(request)
         arrived = time.monotonic()
         deadline = arrived + timeout_s
-        with self._turn(deadline, gone):
-            started = time.monotonic()
-            try:
-                waveform = self.engine.synthesize(
-                    request, should_stop=lambda: gone() or time.monotonic() > deadline
-                )
-            except Cancelled:
-                if time.monotonic() > deadline:
-                    raise self._too_late() from None
-                raise
-            audio = encoders.encode(waveform, sample_rate=self.engine.sample_rate, audio_format=audio_format)
-            compute_s = time.monotonic() - started
-            self._mean_s += _NEWEST * (compute_s - self._mean_s)
-        return Speech(
-            audio=audio,
-            audio_s=len(waveform) / self.engine.sample_rate,
-            queue_s=started - arrived,
-            compute_s=compute_s,
-            finish="length" if len(waveform) >= request.max_frames * SAMPLES_A_FRAME else "stop",
-        )
+        self._wait_for_a_slot(deadline, gone)
+        return Speech(self, request, audio_format=audio_format, arrived=arrived, deadline=deadline, gone=gone)
 
-    @contextmanager
-    def _turn(self, deadline: float, gone: Callable[[], bool]) -> Iterator[None]:
+    def _wait_for_a_slot(self, deadline: float, gone: Callable[[], bool]) -> None:
         ticket = object()
         with self._changed:
             if self._closed:
                 raise Draining("the service is going down and takes no new work", retry_after_s=5.0)
-            # Counted with the one that runs: between two turns nobody runs, and the queue must not grow then.
-            if self._running + len(self._waiting) > self._queue_size:
+            # Counted with those that speak: when one has ended and the next has not woken up, a slot is free
+            # and the queue must not grow by it.
+            if self._speaking + len(self._waiting) >= self.engine.slots + self._queue_size:
                 raise QueueFull(
                     f"{len(self._waiting)} requests are waiting and {self._queue_size} may: try again later",
-                    retry_after_s=self._retry_after_s(),
+                    retry_after_s=self._retry_after_s(0),
                 )
             self._waiting.append(ticket)
             try:
-                while self._running or self._waiting[0] is not ticket:
+                while self._speaking >= self.engine.slots or self._waiting[0] is not ticket:
                     self._changed.wait(_LOOK_S)
                     if gone():
                         raise Cancelled("the client went away while its request waited")
                     if time.monotonic() > deadline:
-                        raise self._too_late()
-                self._running = True
+                        raise self.too_late()
+                self._speaking += 1
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running = False
-                self._changed.notify_all()
 
-    def _retry_after_s(self) -> float:
-        """Until a place in the queue is free: the running request, by the measured mean."""
-        return max(1.0, self._mean_s)
+    def leave(self, held_s: float) -> None:
+        """A speech has ended after ``held_s`` seconds: its slot is free."""
+        with self._changed:
+            self._speaking -= 1
+            self._mean_s += _NEWEST * (held_s - self._mean_s)
+            self._changed.notify_all()
 
-    def _too_late(self) -> DeadlineExceeded:
+    def _retry_after_s(self, ahead: int) -> float:
+        """Until a slot is free and ``ahead`` requests had theirs, by the measured mean."""
+        return max(1.0, self._mean_s * (1 + ahead) / self.engine.slots)
+
+    def too_late(self) -> DeadlineExceeded:
+        """The error of a request that ran out of time."""
         return DeadlineExceeded(
             "the request was not finished within its time: shorten the text, or try again when less is going on",
-            retry_after_s=max(1.0, self._mean_s * (1 + len(self._waiting))),
+            retry_after_s=self._retry_after_s(len(self._waiting)),
         )
 
+    @property
+    def load(self) -> Load:
+        """How many speak and wait."""
+        with self._changed:
+            return Load(self.engine.slots, self._speaking, len(self._waiting))
+
+    def close_when_idle(self) -> bool:
+        """Take no new requests, when none waits or speaks; says whether that was so."""
+        with self._changed:
+            self._closed = self._closed or not (self._speaking or self._waiting)
+            return self._closed
+
     def close(self) -> None:
-        """Take no new requests; those that wait or run are finished."""
+        """Take no new requests; those that wait or speak are finished."""
         with self._changed:
             self._closed = True
 
     def wait_until_idle(self, timeout_s: float) -> bool:
-        """Block until nothing waits or runs; false when ``timeout_s`` seconds were not enough."""
+        """Block until nothing waits or speaks; false when ``timeout_s`` seconds were not enough."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._running or self._waiting), timeout_s)
+            return self._changed.wait_for(lambda: not (self._speaking or self._waiting), timeout_s)

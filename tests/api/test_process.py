@@ -74,12 +74,54 @@ def test_a_seed_repeats_the_speech_and_is_told_when_drawn(server: ServerProcess)
     assert server.ask("POST", "/v1/audio/speech", speech(seed=6)).content != drawn.content
 
 
-def test_headers_tell_length_time_and_end(server: ServerProcess) -> None:
+def test_what_is_known_at_the_end_follows_the_end(server: ServerProcess) -> None:
     answer = server.ask("POST", "/v1/audio/speech", speech(response_format="pcm"))
-    assert float(answer.headers["x-audio-seconds"]) == pytest.approx(len(answer.content) / 48_000, abs=0.001)
-    assert float(answer.headers["x-compute-seconds"]) > 0
-    assert answer.headers["x-finish-reason"] in ("stop", "length")
     assert len(answer.headers["x-request-id"]) == 16
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert "x-audio-seconds" not in answer.headers
+    trailers = curl_trailers(server.port, speech(response_format="pcm"))
+    assert float(trailers["x-audio-seconds"]) == pytest.approx(len(answer.content) / 48_000, abs=0.001)
+    assert float(trailers["x-compute-seconds"]) > 0
+    assert trailers["x-finish-reason"] in ("stop", "length")
+
+
+def curl_trailers(port: int, body: dict[str, object]) -> dict[str, str]:
+    """The header lines behind the body, as a client sees them that asks for them."""
+    content = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(
+            b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE, close\r\n"
+            + f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+    head, _, _ = received.partition(b"\r\n\r\n")
+    assert b"Trailer: X-Finish-Reason, X-Audio-Seconds, X-Compute-Seconds" in head
+    _, _, tail = received.rpartition(b"\r\n0\r\n")
+    lines = [line.partition(b": ") for line in tail.splitlines() if line]
+    return {name.decode().lower(): value.decode() for name, _, value in lines}
+
+
+def test_http_1_0_gets_it_whole(server: ServerProcess) -> None:
+    """There the end of an answer without a length looks like a cut."""
+    content = json.dumps(speech()).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        client.sendall(
+            b"POST /v1/audio/speech HTTP/1.0\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        received = response.read()
+    assert int(response.headers["Content-Length"]) == len(received)
+    assert response.headers["X-Finish-Reason"] in ("stop", "length")
+    with wave.open(io.BytesIO(received)) as file:
+        assert len(file.readframes(file.getnframes())) == 2 * file.getnframes()
+        assert file.getnframes() / 24_000 == pytest.approx(
+            float(response.headers["X-Audio-Seconds"]), abs=0.001
+        )
 
 
 def test_catalogue_names_the_checkpoint_and_says_noise(server: ServerProcess, tiny_checkpoint: Path) -> None:
@@ -150,9 +192,7 @@ def test_its_life_from_loading_to_exit(tiny_checkpoint: Path, tmp_path: Path) ->
             assert server.ask("GET", "/health").status == 200
             whole = running.result(60)
         assert whole.status == 200
-        assert float(whole.headers["x-audio-seconds"]) == 10
-        with wave.open(io.BytesIO(whole.content)) as file:
-            assert len(file.readframes(file.getnframes())) == 2 * file.getnframes()
+        assert len(whole.content) == 44 + 10 * 48_000
         assert server.wait() == 0
 
         log = server.log
@@ -238,21 +278,30 @@ def test_the_settings_file_may_say_it_all(tiny_checkpoint: Path, tmp_path: Path)
 
 #: The real program over an engine that a request's text steers: no model is needed to leave.
 STEERED = """
+import threading, time
 from qwen3_tts_service.cli import main
-from qwen3_tts_service.commands import serve
+from qwen3_tts_service.commands.engines import EngineLoader
+from qwen3_tts_service.served_model import Loaded
 from qwen3_tts_service.errors import DeviceFault
 from stand_in_engine import StandInEngine
 
 class Steered(StandInEngine):
-    def synthesize(self, request, *, should_stop):
-        if request.text == "hang":
-            self.go.clear()
-            should_stop = lambda: False
+    def pieces(self, request):
+        while request.text == "hang":
+            time.sleep(1)
         if request.text == "fault":
             raise DeviceFault("the codec failed: HIP error: out of luck")
-        return super().synthesize(request, should_stop=should_stop)
+        if request.text == "stuck":
+            threading.Timer(0.1, self.on_fault, [DeviceFault("a frame took longer than 10 s")]).start()
+            time.sleep(1e6)
+        return super().pieces(request)
 
-serve._load = lambda settings: Steered()
+def load(self, path, on_fault):
+    engine = Steered()
+    engine.on_fault = on_fault
+    return Loaded(engine)
+
+EngineLoader.load = load
 main()
 """
 
@@ -264,6 +313,25 @@ def test_a_lost_gpu_ends_the_process_for_systemd_to_restart(tmp_path: Path) -> N
         assert (answer.status, answer.error["code"]) == (500, "device_fault")
         assert server.wait(10) == 1
         assert "cannot serve: the codec failed: HIP error: out of luck" in server.log
+
+
+def test_a_hung_gpu_ends_the_process_and_the_second_time_for_good(tmp_path: Path) -> None:
+    """The engine's watchdog tells of it while the hung call goes on."""
+    notify = NotifySocket(tmp_path / "notify")
+    environment = {"STATE_DIRECTORY": str(tmp_path), "NOTIFY_SOCKET": str(notify.path)}
+    for status in (1, 86):
+        with serving(tmp_path / "log", environment, program=STEERED, model=tmp_path) as server:
+            server.wait_until_ready()
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                stuck = pool.submit(server.ask, "POST", "/v1/audio/speech", speech(input="stuck"))
+                started = time.monotonic()
+                assert server.wait(15) == status
+                assert time.monotonic() - started < 5
+                assert isinstance(stuck.exception(10), OSError | http.client.HTTPException)
+            assert "cannot serve: a frame took longer than 10 s" in server.log
+            said = "the device was lost 2 times within ten minutes" in server.log
+            assert said == (status == 86)
+    assert "STATUS=stopped: the device was lost 2 times" in "\n".join(notify.messages)
 
 
 def test_the_drain_has_an_end(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Many clients, one voice: the queue in front of the engine, over real connections."""
+"""Many clients, few slots: the queue in front of the engine, over real connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
 
 
 def waiting(running: Service) -> int:
-    return len(running.lifecycle.synthesis._waiting)
+    return running.lifecycle.main.load.waiting
 
 
 def occupy(

@@ -17,12 +17,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from qwen3_tts_service.api.auth import KeyRing
-from qwen3_tts_service.commands.doctor import command
+from qwen3_tts_service.commands.doctor import Client, command
 from qwen3_tts_service.errors import EngineError, TTSError, Unavailable
 from server_process import Answer
 from stand_in_engine import TONE, service
 
-READY = {"status": "ready", "model": "m", "device": "cpu", "self_check": {"status": "skipped"}}
+READY = {
+    "status": "ready",
+    "model": "m",
+    "device": "cpu",
+    "self_check": {"status": "skipped"},
+    "ways": {"1": "compiled", "2": "compiled", "8": "eager"},
+}
 
 
 def run(port: int, *arguments: str, stdin: str | None = None) -> Result:
@@ -53,6 +59,8 @@ class Planted:
             "/v1/audio/voices": (200, json.dumps({"voices": [{"id": "vivian"}]}).encode()),
             "/v1/audio/speech": (200, wav(SECOND)),
         }
+        #: Bytes that are promised and never sent.
+        self.missing = 0
         planted = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,7 +68,7 @@ class Planted:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status, content = planted.answers[self.path]
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Content-Length", str(len(content) + planted.missing))
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -88,7 +96,7 @@ def test_a_healthy_server_is_described(planted: Planted) -> None:
     result = run(planted.port, "--json")
     assert result.exit_code == 0, result.output
     finding = json.loads(result.output)
-    assert finding.pop("request_s") >= 0
+    assert 0 <= finding.pop("first_audio_s") <= finding.pop("request_s")
     assert finding == {
         "model": "m",
         "device": "cpu",
@@ -96,7 +104,9 @@ def test_a_healthy_server_is_described(planted: Planted) -> None:
         "duration_s": 1.0,
         "loudness_dbfs": pytest.approx(-16.99, abs=0.02),
         "self_check": "skipped",
+        "ways": "compiled, eager",
     }
+    assert "frames compiled, eager" in run(planted.port).output
     assert "1.00 s of sound at -17.0 dBFS" in run(planted.port).output
 
 
@@ -121,6 +131,27 @@ def test_bad_speech_is_detected(planted: Planted, content: bytes, words: str) ->
     result = run(planted.port)
     assert isinstance(result.exception, EngineError)
     assert words in result.exception.message
+
+
+def test_a_streamed_header_is_no_cut(planted: Planted) -> None:
+    content = bytearray(wav(SECOND))
+    content[4:8] = content[40:44] = b"\xff" * 4
+    planted.answers["/v1/audio/speech"] = (200, bytes(content))
+    assert "1.00 s of sound" in run(planted.port).output
+
+
+def test_an_answer_that_breaks_off_is_said_so(planted: Planted) -> None:
+    planted.answers["/v1/audio/speech"] = (200, wav(SECOND))
+    client = Client(f"http://127.0.0.1:{planted.port}", None, 10)
+    planted.missing = 100
+    with pytest.raises(EngineError, match="/v1/audio/speech broke off"):
+        client.ask("/v1/audio/speech", {})
+
+
+def test_the_voice_is_one_of_the_model_that_is_asked(planted: Planted) -> None:
+    voices = [{"id": "eve", "model": "another"}, {"id": "ryan", "model": "m"}]
+    planted.answers["/v1/audio/voices"] = (200, json.dumps({"voices": voices}).encode())
+    assert json.loads(run(planted.port, "--json").output)["voice"] == "ryan"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,16 @@ def test_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPa
         ("device", "gpu", "cuda"),
         ("dtype", "fp16", "'bf16' or 'fp32'"),
         ("codec_device", "tpu", "'cpu' or 'gpu'"),
-        ("engine", "other", "'reference'"),
+        ("engine", "other", "'frames' or 'reference'"),
+        ("slots", "0", "1"),
+        ("slots", "65", "64"),
+        ("positions", "255", "256"),
+        ("codec_dtype", "fp16", "'fp32' or 'bf16'"),
+        ("load_models", "never", "'first_use'"),
+        ("frame_deadline_s", "0", "0.5"),
+        ("unload_after_s", "-1", "0"),
+        ("keepalive_s", "nan", "0"),
+        ("reader_timeout_s", "0", "greater than 0"),
         ("queue_size", "1001", "1000"),
         ("queue_size", "2.5", "integer"),
         ("max_input_chars", "99", "100"),
@@ -93,6 +102,31 @@ def test_a_wrong_file_is_explained(file: Path, content: str, words: list[str]) -
         config.load()
     for word in words:
         assert word in caught.value.message
+
+
+def test_further_models_have_a_name_each(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("")
+    assert config.load().models == (("a", Path("/models/a")),)
+    file.write_text("more_models = ['/models/b', 'design=/models/c']\n")
+    expected = (("a", Path("/models/a")), ("b", Path("/models/b")), ("design", Path("/models/c")))
+    assert config.load().models == expected
+    monkeypatch.setenv("QWEN3_TTS_MORE_MODELS", "/models/b:design=/models/c")
+    assert config.load().models == expected
+    monkeypatch.setenv("QWEN3_TTS_MORE_MODELS", "/other/a")
+    with pytest.raises(ConfigurationError, match="more than one is named a: write NAME=DIRECTORY"):
+        config.load()
+    monkeypatch.setenv("QWEN3_TTS_SERVED_MODEL_NAME", "b")
+    assert [name for name, _ in config.load().models] == ["b", "a"]
+
+
+def test_compiled_code_is_kept_where_the_unit_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    assert config.load().compile_cache_directory == Path("/home/somebody/.cache/qwen3-tts/compile")
+    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/qwen3-tts/main")
+    assert config.load().compile_cache_directory == Path("/var/cache/qwen3-tts/main/compile")
+    monkeypatch.setenv("QWEN3_TTS_COMPILE_CACHE", "/elsewhere")
+    assert config.load().compile_cache_directory == Path("/elsewhere")
 
 
 def test_a_file_that_is_not_there_or_not_text(file: Path) -> None:

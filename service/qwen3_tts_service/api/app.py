@@ -8,7 +8,7 @@ from flask import Flask, Response, g, request
 
 from ..config import Settings
 from ..lifecycle import Lifecycle
-from . import catalogue, error_responses, health, speech
+from . import catalogue, error_responses, health, metrics, speech
 from .auth import KeyRing
 
 #: Paths that answer without a key.
@@ -16,12 +16,11 @@ OPEN_PATHS = frozenset({"/health", "/ready"})
 
 
 def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask:
-    """Build the application over one lifecycle. It knows nothing of the server that runs it."""
+    """Build the application over one lifecycle. The size of a body is the server's to limit."""
     # No static folder: the package's directory must not be reachable by a path.
     app = Flask("qwen3_tts_service", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    model_name = settings.served_model_name or settings.model.resolve().name
+    counted = metrics.Metrics(lifecycle)
 
     @app.before_request
     def identify() -> None:
@@ -38,7 +37,8 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask
         return response
 
     error_responses.register(app)
-    app.register_blueprint(health.blueprint(lifecycle, model_name))
-    app.register_blueprint(catalogue.blueprint(lifecycle, model_name))
-    app.register_blueprint(speech.blueprint(lifecycle, settings, model_name))
+    app.register_blueprint(health.blueprint(lifecycle))
+    app.register_blueprint(catalogue.blueprint(lifecycle))
+    app.register_blueprint(metrics.blueprint(counted))
+    app.register_blueprint(speech.blueprint(lifecycle, settings, counted))
     return app

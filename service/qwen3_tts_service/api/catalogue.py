@@ -1,41 +1,59 @@
-"""``GET /v1/models`` and ``GET /v1/audio/voices``: what the loaded checkpoint offers."""
+"""``GET /v1/models`` and ``GET /v1/audio/voices``: what the served checkpoints offer."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
+from ..errors import NotReady
 from ..lifecycle import Lifecycle
+from ..served_model import ServedModel
 
 #: Said wherever a person meets a synthetic checkpoint.
 NOISE = "random weights: noise, not speech"
 
 
-def blueprint(lifecycle: Lifecycle, model_name: str) -> Blueprint:
-    """Both lists; 503 while the model loads."""
+def blueprint(lifecycle: Lifecycle) -> Blueprint:
+    """Both lists; 503 while the first model loads."""
     routes = Blueprint("catalogue", __name__)
+
+    def served() -> list[ServedModel]:
+        if lifecycle.main.description is None:
+            raise NotReady(f"not ready: {lifecycle.status.reason}", retry_after_s=5.0)
+        return list(lifecycle.models.values())
 
     @routes.get("/v1/models")
     def models() -> Response:
-        engine = lifecycle.engine
-        model = {
-            "id": model_name,
-            "object": "model",
-            "owned_by": "qwen3-tts-service",
-            "type": engine.model_type,
-            "languages": list(engine.languages),
-            "synthetic": engine.synthetic,
-        }
-        return jsonify({"object": "list", "data": [model | ({"notice": NOISE} if engine.synthetic else {})]})
+        return jsonify({"object": "list", "data": [_described(model) for model in served()]})
 
     @routes.get("/v1/audio/voices")
     def voices() -> Response:
         return jsonify(
             {
                 "voices": [
-                    {"id": name, "name": name, "model": model_name, "kind": "speaker"}
-                    for name in lifecycle.engine.speakers
+                    {"id": name, "name": name, "model": model.name, "kind": "speaker"}
+                    for model in served()
+                    for name in (model.description.speakers if model.description else ())
                 ]
             }
         )
 
     return routes
+
+
+def _described(model: ServedModel) -> dict[str, object]:
+    answer: dict[str, object] = {
+        "id": model.name,
+        "object": "model",
+        "owned_by": "qwen3-tts-service",
+        "state": model.state,
+    }
+    # Unknown until a model that is loaded on first use was used.
+    if described := model.description:
+        answer |= {
+            "type": described.model_type,
+            "languages": list(described.languages),
+            "synthetic": described.synthetic,
+        }
+        if described.synthetic:
+            answer["notice"] = NOISE
+    return answer

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 from flask import Blueprint, Response, jsonify
 
-from ..errors import NotReady
 from ..lifecycle import Lifecycle
+from ..served_model import ServedModel
 from .catalogue import NOISE
 
 
-def blueprint(lifecycle: Lifecycle, model_name: str) -> Blueprint:
+def blueprint(lifecycle: Lifecycle) -> Blueprint:
     """Both answers; they need no key, so that a balancer and systemd may ask."""
     routes = Blueprint("health", __name__)
 
@@ -22,20 +22,13 @@ def blueprint(lifecycle: Lifecycle, model_name: str) -> Blueprint:
     @routes.get("/ready")
     def ready() -> Response:
         status = lifecycle.status
-        answer: dict[str, object] = {"status": status.state, "reason": status.reason, "model": model_name}
-        try:
-            engine = lifecycle.engine
-        except NotReady:
-            pass
-        else:
-            answer |= {
-                "device": str(engine.device),
-                "dtype": str(engine.dtype).removeprefix("torch."),
-                "synthetic": engine.synthetic,
-                "self_check": asdict(lifecycle.self_check),
-            }
-            if engine.synthetic:
-                answer["notice"] = NOISE
+        main, *more = lifecycle.models.values()
+        answer: dict[str, object] = {"status": status.state, "reason": status.reason, "model": main.name}
+        answer |= _described(main)
+        if more:
+            answer["more_models"] = [
+                {"model": model.name, "state": model.state, **_described(model)} for model in more
+            ]
         response = jsonify(answer)
         if status.state != "ready":
             response.status_code = 503
@@ -43,3 +36,20 @@ def blueprint(lifecycle: Lifecycle, model_name: str) -> Blueprint:
         return response
 
     return routes
+
+
+def _described(model: ServedModel) -> dict[str, object]:
+    """What is known of a model since it was loaded."""
+    described = model.description
+    if described is None:
+        return {}
+    answer: dict[str, object] = {
+        "device": described.device,
+        "dtype": described.dtype,
+        "synthetic": described.synthetic,
+        "self_check": asdict(model.self_check),
+        "ways": {str(batch): way for batch, way in model.ways().items()},
+    }
+    if described.synthetic:
+        answer["notice"] = NOISE
+    return answer

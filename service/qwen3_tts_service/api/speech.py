@@ -1,42 +1,38 @@
-"""``POST /v1/audio/speech``."""
+"""``POST /v1/audio/speech``: sound leaves while it is made."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 
 from flask import Blueprint, Response, abort, current_app, g, request
 
 from ..config import Settings
-from ..errors import UnknownModel, shown
+from ..errors import Cancelled, TTSError, shown
 from ..lifecycle import Lifecycle
 from ..speech import formats, text
 from ..speech.request import FRAMES_A_SECOND, SpeechRequest
+from ..synthesis import Speech
 from . import schemas
+from .metrics import Metrics
+from .streams import BrokenOff, Connection, client_is_gone, connection, takes_chunks, takes_trailers
 
 logger = logging.getLogger(__name__)
 
 
-def blueprint(lifecycle: Lifecycle, settings: Settings, model_name: str) -> Blueprint:
-    """The endpoint over one loaded model."""
+def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blueprint:
+    """The endpoint over the models of one process."""
     routes = Blueprint("speech", __name__)
 
     @routes.post("/v1/audio/speech")
     def speak() -> Response:
         if request.mimetype != "application/json":
             abort(415, f"`Content-Type` is {shown(request.mimetype)}: send `application/json`")
-        if (request.content_length or 0) > settings.max_body_bytes:
-            abort(
-                413,
-                f"the body has {request.content_length} bytes, at most {settings.max_body_bytes} are allowed",
-            )
         body = schemas.parse(request.get_data())
         audio_format = formats.check(body.response_format)
-        if body.model not in (None, model_name):
-            raise UnknownModel(
-                f"`model` is {shown(body.model)}: this server has {model_name!r}", param="model"
-            )
+        model = lifecycle.model(body.model)
         wanted = SpeechRequest(
             text=text.clean(body.input, max_chars=settings.max_input_chars),
             voice=body.voice,
@@ -45,29 +41,115 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, model_name: str) -> Blue
             seed=secrets.randbits(31) if body.seed is None else body.seed,
             max_frames=int(settings.max_audio_seconds * FRAMES_A_SECOND) or 1,
         )
-        speech = lifecycle.speak(
-            wanted, audio_format=audio_format, timeout_s=settings.request_timeout_s, gone=_client_is_gone()
-        )
+        deadline = time.monotonic() + settings.request_timeout_s
+        with metrics.refusals(model.name):
+            speech = lifecycle.speak(
+                wanted,
+                model=model.name,
+                audio_format=audio_format,
+                timeout_s=settings.request_timeout_s,
+                gone=client_is_gone(),
+            )
+        client = connection()
+        answer = _Answer(speech, wanted, client, model.name, metrics)
+        try:
+            client.watch(speech.cancel, deadline)
+            # The status line waits for the first sound: what fails before it is told by its true status.
+            response = answer.streamed() if takes_chunks() else answer.whole()
+        except BaseException:
+            answer.close()
+            raise
+        response.mimetype = formats.CONTENT_TYPES[audio_format]
+        response.headers["X-Seed"] = str(wanted.seed)
+        # nginx and its kin would keep the sound until there is more of it.
+        response.headers["X-Accel-Buffering"] = "no"
+        return response
+
+    return routes
+
+
+class _Answer:
+    """The bytes of one answer; whoever sends them closes it, and then it is logged and counted."""
+
+    def __init__(
+        self, speech: Speech, wanted: SpeechRequest, client: Connection, model: str, metrics: Metrics
+    ) -> None:
+        self._speech = speech
+        self._wanted = wanted
+        self._client = client
+        self._model = model
+        self._metrics = metrics
+        # Both are gone with the request's context when the sound is sent.
+        self._request_id, self._key_name = g.request_id, g.key_name
+        self._first = b""
+        self._trailers = takes_trailers()
+        self._closed = False
+
+    def streamed(self) -> Response:
+        """An answer without a length. Waits for the first sound and raises what happens before it."""
+        self._first = next(self._speech, b"")
+        if not self._first:
+            return self.whole()
+        response = current_app.response_class(self, direct_passthrough=True)
+        if self._trailers:
+            response.headers["Trailer"] = ", ".join(self._told_at_the_end())
+        return response
+
+    def whole(self) -> Response:
+        """For HTTP/1.0, where the end of an answer without a length looks like a cut."""
+        content = self._speech.whole()
+        response = current_app.response_class(content)
+        response.headers.update(self._told_at_the_end())
+        self.close()
+        return response
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield self._first
+            yield from self._speech
+        except Cancelled as error:
+            raise BrokenOff from error
+        except TTSError as error:
+            logger.error(
+                "%s broke off after %.2f s: %s", self._request_id, self._speech.audio_s, error.message
+            )
+            raise BrokenOff from error
+        except Exception as error:
+            logger.exception("%s failed unexpectedly", self._request_id)
+            raise BrokenOff from error
+        if self._trailers:
+            self._client.trailers = self._told_at_the_end()
+
+    def close(self) -> None:
+        """Free what the request holds, and tell the journal and the metrics how it ended."""
+        if self._closed:
+            return
+        self._closed = True
+        speech, wanted = self._speech, self._wanted
+        speech.close()
+        self._metrics.ended(self._model, speech)
         logger.info(
-            "%s key=%s voice=%s language=%s characters=%d audio=%.2fs queue=%.2fs compute=%.2fs finish=%s",
-            g.request_id,
-            g.key_name,
+            "%s key=%s model=%s voice=%s language=%s characters=%d audio=%.2fs queue=%.2fs first=%s "
+            "compute=%.2fs finish=%s",
+            self._request_id,
+            self._key_name,
+            self._model,
             wanted.voice,
             wanted.language,
             len(wanted.text),
             speech.audio_s,
             speech.queue_s,
+            "-" if speech.first_audio_s is None else f"{speech.first_audio_s:.3f}s",
             speech.compute_s,
             speech.finish,
         )
-        response = current_app.response_class(speech.audio, mimetype=formats.CONTENT_TYPES[audio_format])
-        response.headers["X-Seed"] = str(wanted.seed)
-        response.headers["X-Finish-Reason"] = speech.finish
-        response.headers["X-Audio-Seconds"] = f"{speech.audio_s:.3f}"
-        response.headers["X-Compute-Seconds"] = f"{speech.compute_s:.3f}"
-        return response
 
-    return routes
+    def _told_at_the_end(self) -> dict[str, str]:
+        return {
+            "X-Finish-Reason": str(self._speech.finish),
+            "X-Audio-Seconds": f"{self._speech.audio_s:.3f}",
+            "X-Compute-Seconds": f"{self._speech.compute_s:.3f}",
+        }
 
 
 def _instructions(given: str | None, max_chars: int) -> str | None:
@@ -75,9 +157,3 @@ def _instructions(given: str | None, max_chars: int) -> str | None:
     if given is None or not given.strip():
         return None
     return text.clean(given, max_chars=max_chars, param="instructions")
-
-
-def _client_is_gone() -> Callable[[], bool]:
-    """waitress tells whether the socket has closed; other servers do not, and then nobody is ever gone."""
-    gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-    return gone

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import array
 import http.client
-import io
 import json
-import math
 import time
 import urllib.parse
-import wave
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 import click
 
+from ..audio import wav
 from ..errors import EngineError, Unavailable
 
 _SENTENCE = "This is a check of the speech service."
@@ -24,6 +21,27 @@ _DURATION_S = (0.3, 160.0)
 _LOUDNESS_DBFS = (-60.0, -1.0)
 
 
+#: As much of an answer as is taken to say that its sound has begun.
+_FIRST_BYTES = 1 << 16
+#: As much of an answer as is quoted.
+_QUOTED = 300
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer; seconds from the request to the first and to the last byte of its body."""
+
+    status: int
+    content: bytes
+    first_s: float
+    request_s: float
+
+    @property
+    def text(self) -> str:
+        """The beginning, for messages."""
+        return self.content.decode(errors="replace")[:_QUOTED].strip()
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the server said and what its sound is like."""
@@ -31,10 +49,13 @@ class Finding:
     model: str
     device: str
     voice: str | None
-    #: Seconds of sound, its root mean square in dB below full scale, seconds from request to last byte.
+    #: Seconds of sound, its root mean square in dB below full scale, seconds from request to first and last byte.
     duration_s: float
     loudness_dbfs: float
+    first_audio_s: float
     request_s: float
+    #: How frames are computed: captured, compiled, eager; several where batch sizes differ.
+    ways: str
     self_check: str
 
 
@@ -55,10 +76,14 @@ def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: boo
     if as_json:
         click.echo(json.dumps(asdict(finding)))
     else:
-        click.echo(f"{server}: {finding.model} on {finding.device}, self-check {finding.self_check}")
+        click.echo(
+            f"{server}: {finding.model} on {finding.device}, frames {finding.ways or 'unknown'}, "
+            f"self-check {finding.self_check}"
+        )
         click.echo(
             f"spoke {finding.duration_s:.2f} s of sound at {finding.loudness_dbfs:.1f} dBFS "
-            f"in {finding.request_s:.2f} s, compute/audio {finding.request_s / finding.duration_s:.2f}"
+            f"in {finding.request_s:.2f} s, the first after {finding.first_audio_s:.2f} s, "
+            f"compute/audio {finding.request_s / finding.duration_s:.2f}"
         )
     return 0
 
@@ -88,9 +113,10 @@ class Client:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout_s = timeout_s
 
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
-        """Send a request; returns status and body. Raises Unavailable when nobody answers."""
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Answer:
+        """Send a request. Raises Unavailable when nobody answers, EngineError when the answer breaks off."""
         connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_s)
+        asked = time.monotonic()
         try:
             if body is None:
                 connection.request("GET", path, headers=self._headers)
@@ -98,7 +124,13 @@ class Client:
                 headers = {**self._headers, "Content-Type": "application/json"}
                 connection.request("POST", path, json.dumps(body), headers)
             response = connection.getresponse()
-            return response.status, response.read()
+            first = response.read1(_FIRST_BYTES)
+            first_s = time.monotonic() - asked
+            return Answer(response.status, first + response.read(), first_s, time.monotonic() - asked)
+        except http.client.IncompleteRead as error:
+            raise EngineError(
+                f"{path} broke off: the server's journal says why, under the request's id"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             host, port = self._address
             raise Unavailable(
@@ -110,17 +142,15 @@ class Client:
 
     def ask_json(self, path: str, *fields: str) -> dict[str, Any]:
         """A GET whose answer must be 200 and JSON with ``fields``. Raises EngineError with what came instead."""
-        status, content = self.ask(path)
-        if status != 200:
-            raise EngineError(f"{path} answers {status}: {content.decode(errors='replace')[:300].strip()}")
+        said = self.ask(path)
+        if said.status != 200:
+            raise EngineError(f"{path} answers {said.status}: {said.text}")
         try:
-            answer = json.loads(content)
+            answer = json.loads(said.content)
         except ValueError:
             answer = None
         if not isinstance(answer, dict) or not answer.keys() >= set(fields):
-            raise EngineError(
-                f"{path} is no answer of this service: {content.decode(errors='replace')[:300].strip()}"
-            )
+            raise EngineError(f"{path} is no answer of this service: {said.text}")
         return answer
 
 
@@ -128,20 +158,18 @@ def examine(client: Client) -> Finding:
     """Ask for readiness and one sentence. Raises EngineError or Unavailable saying what is wrong."""
     ready = client.ask_json("/ready", "model", "device", "self_check")
     voices = client.ask_json("/v1/audio/voices", "voices")["voices"]
-    voice = voices[0]["id"] if voices else None
+    # Those of the model that speaks when none is named; servers of one model may leave the name out.
+    own = [voice["id"] for voice in voices if voice.get("model", ready["model"]) == ready["model"]]
+    voice = own[0] if own else None
     body: dict[str, Any] = {"input": _SENTENCE, "response_format": "wav", "seed": _SEED}
     body |= {"voice": voice} if voice else {"instructions": "A calm voice."}
-    started = time.monotonic()
-    status, content = client.ask("/v1/audio/speech", body)
-    request_s = time.monotonic() - started
-    if status != 200:
-        raise EngineError(
-            f"/v1/audio/speech answers {status}: {content.decode(errors='replace')[:300].strip()}"
-        )
-    duration_s, loudness = measure(content)
+    answer = client.ask("/v1/audio/speech", body)
+    if answer.status != 200:
+        raise EngineError(f"/v1/audio/speech answers {answer.status}: {answer.text}")
+    sound = wav.measure(answer.content)
     for name, value, (least, most) in (
-        ("duration in seconds", duration_s, _DURATION_S),
-        ("loudness in dBFS", loudness, _LOUDNESS_DBFS),
+        ("duration in seconds", sound.duration_s, _DURATION_S),
+        ("loudness in dBFS", sound.loudness_dbfs, _LOUDNESS_DBFS),
     ):
         if not least <= value <= most:
             raise EngineError(f"the speech's {name} is {value:.2f}, expected {least} to {most}")
@@ -149,27 +177,10 @@ def examine(client: Client) -> Finding:
         model=ready["model"],
         device=ready["device"],
         voice=voice,
-        duration_s=round(duration_s, 3),
-        loudness_dbfs=round(loudness, 2),
-        request_s=round(request_s, 3),
+        duration_s=round(sound.duration_s, 3),
+        loudness_dbfs=round(sound.loudness_dbfs, 2),
+        first_audio_s=round(answer.first_s, 3),
+        request_s=round(answer.request_s, 3),
+        ways=", ".join(sorted(set(ready.get("ways", {}).values()))),
         self_check=ready["self_check"]["status"],
     )
-
-
-def measure(content: bytes) -> tuple[float, float]:
-    """Seconds and loudness (RMS, dBFS) of a 16-bit mono WAV. Raises EngineError when it is none."""
-    try:
-        with wave.open(io.BytesIO(content)) as file:
-            shape = (file.getnchannels(), file.getsampwidth(), file.getframerate())
-            frames, data = file.getnframes(), file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
-        raise EngineError(f"the speech is no WAV: {error or 'it ends too early'}") from error
-    if shape != (1, 2, 24000):
-        raise EngineError(f"the WAV has channels, bytes a sample, Hz = {shape}, expected (1, 2, 24000)")
-    if len(data) != 2 * frames:
-        raise EngineError(f"the WAV is cut off: {len(data)} bytes of sound, its header says {2 * frames}")
-    samples = array.array("h", data)
-    if not samples:
-        raise EngineError("the WAV is empty")
-    mean_square = sum(sample * sample for sample in samples) / len(samples)
-    return len(samples) / 24000, 10 * math.log10(mean_square / 32768**2) if mean_square else -math.inf

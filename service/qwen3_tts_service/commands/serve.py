@@ -8,7 +8,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -17,16 +17,22 @@ from ..api import notify
 from ..api.app import create_app
 from ..api.auth import KeyRing
 from ..api.server import Server, listen, on_termination
+from ..engine.device_faults import record_fault
 from ..errors import ConfigurationError
-from ..lifecycle import Lifecycle, LoadedEngine, SelfCheck, Status
+from ..lifecycle import Lifecycle, ModelSource, Status
+from .engines import EngineLoader
 
 if TYPE_CHECKING:
     from ..config import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Time for answers that are finished to reach their clients, in seconds.
+#: Time for answers that are finished to reach their clients, in seconds; less when the device is lost.
 _SEND_S = 5.0
+_SEND_AFTER_FAULT_S = 1.0
+#: Exit status after a second device fault within ten minutes: the unit does not start it again
+#: (RestartPreventExitStatus), because a third time would end like the first two.
+EXIT_FAULTY_DEVICE = 86
 
 
 @click.command(name="serve")
@@ -35,14 +41,16 @@ def command() -> NoReturn:
 
     Settings come from QWEN3_TTS_<NAME> in the environment and from the TOML file that QWEN3_TTS_CONFIG names.
     It listens before it loads: /ready tells how far it is. SIGTERM finishes accepted requests and leaves.
+
+    Exit status 1 when it cannot serve, 86 when the device was lost twice within ten minutes.
     """
     settings = config.load()
     journal.configure(settings.log_level)
     keys = KeyRing.read(_key_file(settings))
     _refuse_strangers(settings, keys)
     status = _serve(settings, keys)
-    # A thread may still be inside torch (loading, or a request beyond the drain limit): it can be neither
-    # stopped nor waited for, and an interpreter that is torn down under it crashes.
+    # A thread may still be inside torch (loading, a hung frame, or a request beyond the drain limit): it can be
+    # neither stopped nor waited for, and an interpreter that is torn down under it crashes.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
@@ -50,7 +58,7 @@ def command() -> NoReturn:
 
 def _serve(settings: Settings, keys: KeyRing) -> int:
     going_down = threading.Event()
-    broken = threading.Event()
+    broken: list[Status] = []
     extension = notify.StartExtension()
 
     def announce(status: Status) -> None:
@@ -60,28 +68,38 @@ def _serve(settings: Settings, keys: KeyRing) -> int:
             notify.send("READY=1")
         elif status.state == "broken":
             extension.stop()
-            broken.set()
+            broken.append(status)
             going_down.set()
 
+    loader = EngineLoader(settings)
     lifecycle = Lifecycle(
-        load=partial(_load, settings),
-        check=partial(_check, settings),
+        [
+            ModelSource(
+                name, partial(loader.load, path), at_start=not number or settings.load_models == "start"
+            )
+            for number, (name, path) in enumerate(settings.models)
+        ],
         queue_size=settings.queue_size,
         on_change=announce,
+        keepalive_s=settings.keepalive_s,
+        unload_after_s=settings.unload_after_s,
     )
     listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     server = Server(
         create_app(lifecycle, settings, keys),
         listener,
-        queue_size=settings.queue_size,
+        requests=len(settings.models) * (loader.slots + settings.queue_size),
         max_body_bytes=settings.max_body_bytes,
+        reader_timeout_s=settings.reader_timeout_s,
     )
 
     def come_down() -> None:
         going_down.wait()
         send_s = _SEND_S
-        if not broken.is_set():
+        if broken:
+            send_s = _SEND_AFTER_FAULT_S if broken[0].fault else _SEND_S
+        else:
             notify.send("STOPPING=1")
             logger.info("going down: accepted requests are finished within %.0f s", settings.drain_timeout_s)
             if not lifecycle.drain(settings.drain_timeout_s):
@@ -100,7 +118,21 @@ def _serve(settings: Settings, keys: KeyRing) -> int:
     extension.start()
     lifecycle.start()
     server.run()
-    return 1 if broken.is_set() else 0
+    return _exit_status(broken[0]) if broken else 0
+
+
+def _exit_status(broken: Status) -> int:
+    """1, for systemd to start the process again; 86 when the device was lost too often for that."""
+    directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if not broken.fault or not directory:
+        return 1
+    faults = record_fault(Path(directory) / "device-faults.json", broken.reason)
+    if len(faults) < 2:
+        return 1
+    cause = f"the device was lost {len(faults)} times within ten minutes, the last time: {broken.reason}"
+    logger.critical("%s; not starting again. Look at the kernel log, then start the unit by hand", cause)
+    notify.send(f"STATUS=stopped: {cause}")
+    return EXIT_FAULTY_DEVICE
 
 
 def _key_file(settings: Settings) -> Path | None:
@@ -120,28 +152,3 @@ def _refuse_strangers(settings: Settings, keys: KeyRing) -> None:
         "QWEN3_TTS_API_KEYS_FILE, listen on 127.0.0.1, or set QWEN3_TTS_ALLOW_UNAUTHENTICATED=true",
         param="host",
     )
-
-
-def _load(settings: Settings) -> LoadedEngine:
-    # torch takes seconds to import: on the loader's thread, while the server already answers.
-    from ..engine.reference import ReferenceEngine
-
-    engine = ReferenceEngine.load(
-        settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        codec_device=settings.codec_device,
-        cpu_threads=settings.cpu_threads,
-    )
-    return cast("LoadedEngine", engine)
-
-
-def _check(settings: Settings, engine: LoadedEngine) -> SelfCheck:
-    from ..engine import selfcheck
-    from ..engine.reference import ReferenceEngine
-
-    # The CPU is what others are compared with.
-    if settings.self_check == "off" or not str(engine.device).startswith("cuda"):
-        return SelfCheck()
-    report = selfcheck.check(cast("ReferenceEngine", engine).model)
-    return SelfCheck("passed", report.max_error, report.tolerance)

@@ -1,0 +1,124 @@
+"""``GET /metrics``: what Prometheus scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from flask import Blueprint, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from ..errors import Cancelled, DeadlineExceeded, InvalidRequest, TTSError, Unavailable
+from ..lifecycle import Lifecycle
+from ..synthesis import Speech
+
+_FIRST_AUDIO_S = (0.02, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_RATIO = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.5, 2.0, 5.0, 10.0)
+
+
+class Metrics:
+    """The counters of the process' requests, and its models as they are when asked."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "qwen3_tts_requests",
+            "Requests for speech by how they ended: stop, length, cancelled, deadline, error; or, without "
+            "speech: refused (queue full or not ready) and invalid.",
+            ["model", "finish"],
+            registry=self.registry,
+        )
+        self._audio = Counter("qwen3_tts_audio_seconds", "Speech made.", ["model"], registry=self.registry)
+        self._first_audio = Histogram(
+            "qwen3_tts_first_audio_seconds",
+            "From a request's arrival to its first sound.",
+            ["model"],
+            buckets=_FIRST_AUDIO_S,
+            registry=self.registry,
+        )
+        self._ratio = Histogram(
+            "qwen3_tts_compute_ratio",
+            "Seconds that a request waited for the engine, for each second of its speech; above 1 its "
+            "listener waits.",
+            ["model"],
+            buckets=_RATIO,
+            registry=self.registry,
+        )
+        self.registry.register(_Models(lifecycle))
+
+    def ended(self, model: str, speech: Speech) -> None:
+        """Count a request that had its turn."""
+        self._requests.labels(model, str(speech.finish)).inc()
+        self._audio.labels(model).inc(speech.audio_s)
+        if speech.first_audio_s is not None:
+            self._first_audio.labels(model).observe(speech.first_audio_s)
+            self._ratio.labels(model).observe(speech.compute_s / speech.audio_s)
+
+    @contextmanager
+    def refusals(self, model: str) -> Iterator[None]:
+        """Count a request that gets no turn."""
+        try:
+            yield
+        except TTSError as error:
+            self._requests.labels(model, _word(error)).inc()
+            raise
+        except Exception:
+            self._requests.labels(model, "error").inc()
+            raise
+
+
+def _word(error: TTSError) -> str:
+    families: tuple[tuple[type[TTSError], str], ...] = (
+        (InvalidRequest, "invalid"),
+        (Cancelled, "cancelled"),
+        (DeadlineExceeded, "deadline"),
+        (Unavailable, "refused"),
+    )
+    return next((word for family, word in families if isinstance(error, family)), "error")
+
+
+class _Models(Collector):
+    """Gauges that are read when they are asked for."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    def collect(self) -> Iterable[Metric]:
+        ready = GaugeMetricFamily("qwen3_tts_ready", "1 when the process can speak.")
+        ready.add_metric([], float(self._lifecycle.status.state == "ready"))
+        loaded = GaugeMetricFamily("qwen3_tts_model_loaded", "1 while the model is loaded.", labels=["model"])
+        slots = GaugeMetricFamily(
+            "qwen3_tts_slots", "Requests that can be spoken at a time.", labels=["model"]
+        )
+        busy = GaugeMetricFamily("qwen3_tts_slots_busy", "Requests being spoken.", labels=["model"])
+        queue = GaugeMetricFamily(
+            "qwen3_tts_queue_length", "Requests that wait for a slot.", labels=["model"]
+        )
+        ways = GaugeMetricFamily(
+            "qwen3_tts_way_info",
+            "How frames of so many slots are computed: captured, compiled or eager.",
+            labels=["model", "batch", "way"],
+        )
+        for model in self._lifecycle.models.values():
+            load = model.load
+            loaded.add_metric([model.name], float(model.state == "ready"))
+            slots.add_metric([model.name], load.slots)
+            busy.add_metric([model.name], load.speaking)
+            queue.add_metric([model.name], load.waiting)
+            for batch, way in model.ways().items():
+                ways.add_metric([model.name, str(batch), way], 1)
+        return ready, loaded, slots, busy, queue, ways
+
+
+def blueprint(metrics: Metrics) -> Blueprint:
+    """The answer to a scrape. It needs a key where others do."""
+    routes = Blueprint("metrics", __name__)
+
+    @routes.get("/metrics")
+    def scrape() -> Response:
+        return Response(generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
+
+    return routes
