@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 #: Operators that read only the rows they are asked for.
 _ROWS_ONLY = ("embedding", "index", "index_select", "gather")
+#: Our product with weights that a library packed for itself: called with the rows, a stand-in for the weights
+#: and the columns of the result.
+_PACKED = "packed_linear"
 #: Operators that write their first tensor and read the others.
 _WRITES_FIRST = ("copy_", "index_put_", "_index_put_impl_", "scatter_", "index_copy_", "fill_", "zero_")
 
@@ -82,10 +85,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A view: the memory is only looked at in another way.
             return result
         self.operators += 1
+        if name == _PACKED:
+            rows, _, columns = args
+            self.bytes += rows.shape[-1] * columns * rows.element_size()
+            return result
         if name in _WRITES_FIRST:
             read = read[1:]
         for tensor in read:
-            if tensor.untyped_storage().data_ptr() not in self._kept:
+            if _address(tensor) not in self._kept:
                 continue
             # The table is the first; its indices are small.
             whole = name not in _ROWS_ONLY or tensor is not read[0]
@@ -95,4 +102,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _memory(leaves: list[Any]) -> set[int]:
-    return {leaf.untyped_storage().data_ptr() for leaf in leaves if isinstance(leaf, torch.Tensor)}
+    return {_address(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)}
+
+
+def _address(tensor: torch.Tensor) -> int:
+    # Weights that a library has packed for itself have no storage that could be shared.
+    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()

@@ -175,7 +175,13 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _facts(report: Report) -> list[str]:
-    return [f"{name.replace('_', ' ')}: {_fact(value)}" for name, value in report.facts.items()]
+    lines = []
+    for name, value in report.facts.items():
+        if isinstance(value, list):
+            lines += [f"{name.replace('_', ' ')}:", *(f"  {_fact(item)}" for item in value)]
+        else:
+            lines.append(f"{name.replace('_', ' ')}: {_fact(value)}")
+    return lines
 
 
 def _fact(value: Any) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..checkpoints.load import LoadedModel, codec_kernels
-from ..speech.request import SpeechRequest
+from ..engine.requests import RequestReader
+from ..speech.request import SpeechRequest, VoicePrompt
+from .observation import forbid_end
 from .rates import synchronise
 from .statistics import intervals
 
@@ -29,25 +29,6 @@ class Spoken:
     seconds: float
 
 
-@contextmanager
-def without_an_end(model: LoadedModel) -> Iterator[None]:
-    """Keep the language model from ending by itself, so that every run has the length that was asked for.
-
-    Random weights end anywhere, and so may real ones: two programs are compared over the same number of frames.
-    """
-    eos = model.checkpoint.config["talker_config"]["codec_eos_token_id"]
-
-    def forbid(_module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
-        logits[..., eos] = float("-inf")
-        return logits
-
-    hook = model.upstream.model.talker.codec_head.register_forward_hook(forbid)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def speak(model: LoadedModel, request: SpeechRequest, *, batch: int, frames: int) -> Spoken:
     """``frames`` frames of ``batch`` streams of the same request, by upstream's generate.
 
@@ -55,39 +36,51 @@ def speak(model: LoadedModel, request: SpeechRequest, *, batch: int, frames: int
     host in step with the device.
     """
     upstream: Any = model.upstream
-    text_ids = upstream._tokenize_texts([upstream._build_assistant_text(request.text)] * batch)
-    instruction_ids: list[Any] = [None] * batch
-    if request.instructions:
-        instruction_ids = upstream._tokenize_texts(
-            [upstream._build_instruct_text(request.instructions)] * batch
-        )
+    arguments = _arguments(model, request, batch)
     steps: list[float] = []
 
     def mark(*_: object) -> None:
         synchronise(model.device)
         steps.append(time.perf_counter())
 
-    hook = upstream.model.talker.register_forward_pre_hook(mark)
+    hooks = [upstream.model.talker.register_forward_pre_hook(mark), forbid_end(model)]
     try:
-        with without_an_end(model):
-            torch.manual_seed(0)
-            started = time.perf_counter()
-            codes, _ = upstream.model.generate(
-                input_ids=text_ids,
-                instruct_ids=instruction_ids,
-                languages=[(request.language or "auto").lower()] * batch,
-                speakers=[request.voice.lower() if request.voice else None] * batch,
-                non_streaming_mode=True,
-                # The first step reads the prompt and gives no frame.
-                **upstream._merge_generate_kwargs(max_new_tokens=frames + 1),
-            )
-            synchronise(model.device)
-            ended = time.perf_counter()
+        torch.manual_seed(0)
+        started = time.perf_counter()
+        codes, _ = upstream.model.generate(
+            # The first step reads the prompt and gives no frame.
+            **arguments,
+            **upstream._merge_generate_kwargs(max_new_tokens=frames + 1),
+        )
+        synchronise(model.device)
+        ended = time.perf_counter()
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     # The gap behind the first mark is the prompt's.
     prefill, *gaps = [*intervals(steps), ended - steps[-1]]
     return Spoken(list(codes), gaps, steps[0] - started + prefill, ended - started)
+
+
+def _arguments(model: LoadedModel, request: SpeechRequest, batch: int) -> dict[str, Any]:
+    """``request`` ``batch`` times, as upstream's ``generate`` of the whole model takes it."""
+    script = RequestReader(model).read(request)
+    arguments: dict[str, Any] = {
+        "input_ids": [script.text.to(model.device)] * batch,
+        "languages": [script.language] * batch,
+        "non_streaming_mode": request.feeding == "whole",
+    }
+    if isinstance(request.clone, VoicePrompt):
+        embedding = torch.from_numpy(request.clone.speaker_embedding).to(model.device, model.dtype)
+        arguments["voice_clone_prompt"] = {
+            "ref_code": [None] * batch,
+            "ref_spk_embedding": [embedding] * batch,
+            "x_vector_only_mode": [True] * batch,
+            "icl_mode": [False] * batch,
+        }
+        return arguments | {"ref_ids": [None] * batch}
+    instructions = None if script.instructions is None else script.instructions.to(model.device)
+    return arguments | {"speakers": [script.voice] * batch, "instruct_ids": [instructions] * batch}
 
 
 def decode(model: LoadedModel, codes: torch.Tensor) -> None:

@@ -1,0 +1,129 @@
+"""Put into a server process before it starts: speech of a fixed length, and the time of every frame in a file.
+
+The server itself is the ordinary one; only what is measured is made comparable and visible.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from .statistics import Spread, spread
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from ..checkpoints.load import LoadedModel
+    from ..engine.frame import FrameModel
+
+#: Seconds of ``time.monotonic``, which all processes of a host share: launched, read; and rows of the batch.
+_RECORD = struct.Struct("<ddi")
+
+
+def install(frame_times: str) -> None:
+    """For the life of this process: no end of speech, and each frame's times in the file ``frame_times``."""
+    from ..engine import graphs
+
+    endless().__enter__()
+    # Open as long as the process lives.
+    file = Path(frame_times).open("ab", buffering=0)  # noqa: SIM115
+    _timed(graphs.FrameRunner, file)
+
+
+@contextmanager
+def endless() -> Iterator[None]:
+    """Engines that are built in this block do not end speech by themselves.
+
+    Random weights end anywhere, and so may real ones: programs are compared over the same number of frames.
+    """
+    from ..engine import frame
+    from ..engine import reference as upstreams
+
+    frames: Any = frame.FrameModel
+    reference: Any = upstreams.ReferenceEngine
+    build, wrap = frames.__init__, reference.__init__
+
+    def build_endless(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        go_on(self)
+
+    def wrap_endless(self: Any, model: LoadedModel) -> None:
+        wrap(self, model)
+        forbid_end(model)
+
+    frames.__init__, reference.__init__ = build_endless, wrap_endless
+    try:
+        yield
+    finally:
+        frames.__init__, reference.__init__ = build, wrap
+
+
+def go_on(frames: FrameModel) -> None:
+    """Let ``frames``, of which nothing has been captured yet, never draw the end of speech."""
+    frames.suppressed[frames.eos] = True
+    # No code is called so: the end is no exception from what is suppressed, and nothing is taken for it.
+    frames.eos = -1
+
+
+def forbid_end(model: LoadedModel) -> RemovableHandle:
+    """Keep upstream's generate on ``model`` from ending by itself, until the handle is removed."""
+    eos = model.checkpoint.config["talker_config"]["codec_eos_token_id"]
+
+    def forbid(_module: object, _inputs: object, logits: Any) -> Any:
+        logits[..., eos] = float("-inf")
+        return logits
+
+    handle: RemovableHandle = model.upstream.model.talker.codec_head.register_forward_hook(forbid)
+    return handle
+
+
+class _TimedTicket:
+    def __init__(self, ticket: Any, batch: int, file: BinaryIO) -> None:
+        self._ticket, self._batch, self._file = ticket, batch, file
+        self._launched = time.monotonic()
+
+    def read(self) -> Any:
+        result = self._ticket.read()
+        self._file.write(_RECORD.pack(self._launched, time.monotonic(), self._batch))
+        return result
+
+
+def _timed(runner: Any, file: BinaryIO) -> None:
+    launch = runner.launch
+
+    def launch_timed(self: Any, batch: int, active: Any) -> _TimedTicket:
+        return _TimedTicket(launch(self, batch, active), batch, file)
+
+    runner.launch = launch_timed
+
+
+@dataclass(frozen=True)
+class FrameGaps:
+    """Seconds between two frames of an unbroken run, and the mean rows of the batches."""
+
+    gaps: Spread
+    worst: float
+    rows: float
+
+
+def gaps(file: Path, *, since: float, until: float) -> FrameGaps | None:
+    """The gaps of the frames that were read in a stretch of ``time.monotonic``; None when there are none.
+
+    A frame that was launched only after the one before it had been read follows a pause, not a frame.
+    """
+    content = file.read_bytes()
+    whole = len(content) - len(content) % _RECORD.size
+    seconds, rows, before = [], [], None
+    for launched, read, batch in _RECORD.iter_unpack(content[:whole]):
+        if before is not None and launched < before and since <= before and read <= until:
+            seconds.append(read - before)
+            rows.append(batch)
+        before = read
+    if not seconds:
+        return None
+    return FrameGaps(spread(seconds), max(seconds), sum(rows) / len(rows))

@@ -1,0 +1,197 @@
+"""The real server on loopback with streaming clients: first sound, whole requests, sound a second.
+
+First sound is what a client feels: from sending the request to having read the first 1,920 samples.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.load import Checkpoint, inspect
+from ..errors import ConfigurationError
+from ..speech.request import FRAMES_A_SECOND
+from . import observation, provenance
+from .plan import SENTENCE, Plan
+from .report import Cell, Column, Report, Table
+from .requests import spoken_by
+from .server import Heard, Server, serving
+from .statistics import spread
+
+#: What else keeps the process' Python busy, while clients listen.
+_LONG_TEXT_CHARACTERS = 50_000
+_SCRAPE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Listening:
+    """What so many clients heard, and the frames that were made meanwhile."""
+
+    heard: list[Heard]
+    seconds: float
+    gaps: observation.FrameGaps | None
+
+
+def run(plan: Plan) -> Report:
+    """Measure the service on ``plan.checkpoint``.
+
+    Raises CheckpointError, ConfigurationError for a base checkpoint, which needs recordings, and EngineError
+    when the server does not come up or answers with anything but sound.
+    """
+    checkpoint = inspect(plan.checkpoint)
+    body = request_body(checkpoint)
+    rows: list[dict[str, Cell]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        slots = min(max(plan.clients), max(plan.batches))
+        started = time.monotonic()
+        plan.say("starting the server")
+        with serving(Path(folder), settings(plan, "frames", slots=slots)) as server:
+            ready_s = time.monotonic() - started
+            listen(server, body, clients=1, requests=2)
+            for clients in plan.clients:
+                plan.say(f"{clients} clients")
+                rows.append(
+                    _row("ours", clients, listen(server, body, clients=clients, requests=plan.repeats))
+                )
+        if plan.upstream:
+            plan.say("starting the server with upstream's engine")
+            with serving(Path(folder), settings(plan, "reference", slots=1)) as server:
+                listen(server, body, clients=1, requests=1)
+                rows.append(_row("upstream", 1, listen(server, body, clients=1, requests=plan.repeats)))
+    for row in rows:
+        _compare(row, rows)
+    facts = {
+        "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
+        "device": plan.device,
+        "codec_device": plan.codec_device,
+        "slots": slots,
+        "ready_after_s": ready_s,
+    }
+    return Report("serve", provenance.collect(), facts, [_table(plan, rows)])
+
+
+def request_body(checkpoint: Checkpoint, text: str = SENTENCE) -> dict[str, Any]:
+    """The sentence as the API takes it, as raw samples. Raises ConfigurationError for a base checkpoint."""
+    if checkpoint.model_type == "base":
+        raise ConfigurationError(
+            "a base checkpoint speaks only with a recording; measure the service on a CustomVoice or VoiceDesign one",
+            param="checkpoint",
+        )
+    request = spoken_by(checkpoint, text)
+    body: dict[str, Any] = {"input": request.text, "response_format": "pcm", "seed": 1}
+    if request.voice:
+        body["voice"] = request.voice
+    if request.instructions:
+        body["instructions"] = request.instructions
+    return body
+
+
+def settings(plan: Plan, engine: str, *, slots: int) -> dict[str, object]:
+    """The server's settings: every request is as long as ``plan.frames``."""
+    return {
+        "model": plan.checkpoint.resolve(),
+        "port": 0,
+        "engine": engine,
+        "device": plan.device,
+        "dtype": plan.dtype,
+        "codec_device": plan.codec_device,
+        "cpu_threads": plan.cpu_threads,
+        "slots": slots,
+        "positions": plan.slot_positions,
+        "queue_size": 2 * max(plan.clients),
+        "max_input_chars": _LONG_TEXT_CHARACTERS,
+        "max_audio_seconds": plan.frames / FRAMES_A_SECOND,
+    }
+
+
+def listen(server: Server, body: dict[str, Any], *, clients: int, requests: int) -> Listening:
+    """``clients`` clients at once, each with ``requests`` requests one after the other."""
+    together = threading.Barrier(clients)
+
+    def one(number: int) -> list[Heard]:
+        together.wait()
+        return [server.listen(body | {"seed": 1000 * number + turn}) for turn in range(requests)]
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        heard = [item for items in pool.map(one, range(clients)) for item in items]
+    ended = time.monotonic()
+    return Listening(heard, ended - started, observation.gaps(server.frame_times, since=started, until=ended))
+
+
+@contextmanager
+def disturbed(server: Server, body: dict[str, Any]) -> Iterator[None]:
+    """Meanwhile somebody sends texts of 50,000 characters, and somebody reads ``/metrics``."""
+    over = threading.Event()
+
+    def send() -> None:
+        sentence = body["input"] + " "
+        text = (sentence * (_LONG_TEXT_CHARACTERS // len(sentence) + 1))[:_LONG_TEXT_CHARACTERS]
+        while not over.is_set():
+            server.post(body | {"input": text})
+
+    def scrape() -> None:
+        while not over.wait(_SCRAPE_S):
+            server.get("/metrics")
+
+    threads = [threading.Thread(target=send), threading.Thread(target=scrape)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _row(who: str, clients: int, listening: Listening) -> dict[str, Cell]:
+    whole = spread([heard.whole_s for heard in listening.heard])
+    sound_s = sum(heard.frames for heard in listening.heard) / FRAMES_A_SECOND
+    ratios = [heard.whole_s * FRAMES_A_SECOND / heard.frames for heard in listening.heard]
+    return {
+        "who": who,
+        "clients": clients,
+        "first_ms": spread([heard.first_s for heard in listening.heard]).scaled(1e3),
+        "whole_s": whole,
+        "compute_audio": spread(ratios),
+        "audio_s_a_second": sound_s / listening.seconds,
+        "gap_ms": listening.gaps.gaps.scaled(1e3) if listening.gaps else None,
+    }
+
+
+def _compare(row: dict[str, Cell], rows: list[dict[str, Cell]]) -> None:
+    """How much sooner than upstream the first sound is, where upstream ran."""
+    theirs = next((other for other in rows if other["who"] == "upstream"), None)
+    if theirs is not None:
+        first, own = theirs["first_ms"], row["first_ms"]
+        assert not isinstance(first, (str, int, float, type(None)))
+        assert not isinstance(own, (str, int, float, type(None)))
+        row["sooner"] = first.median / own.median
+
+
+def _table(plan: Plan, rows: list[dict[str, Cell]]) -> Table:
+    return Table(
+        name="clients",
+        title=f"HTTP clients, each request {plan.frames} frames ({plan.frames / FRAMES_A_SECOND:.2f} s of sound)",
+        columns=[
+            Column("who", "engine"),
+            Column("clients", "clients"),
+            Column("first_ms", "first sound", "ms", 1),
+            Column("sooner", "times sooner"),
+            Column("whole_s", "whole request", "s", 3),
+            Column("compute_audio", "request/audio", digits=3),
+            Column("audio_s_a_second", "sound a second", "s", 1),
+            Column("gap_ms", "between frames", "ms"),
+        ],
+        rows=rows,
+        notes=["First sound: request sent to 1,920 samples read. Clients are threads of one other process."],
+        plotted=["clients", "first_ms"],
+    )

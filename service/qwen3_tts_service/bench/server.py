@@ -1,0 +1,143 @@
+"""``qwen3-tts serve`` as a process of its own on loopback, and clients that read its sound as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError
+from ..speech.request import SAMPLES_A_FRAME
+
+#: Loading and compiling a large checkpoint.
+_START_S = 900.0
+_LOOK_S = 0.1
+_LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+), ")
+_PROGRAM = (
+    "import sys; from qwen3_tts_service.bench.observation import install; install(sys.argv.pop()); "
+    "from qwen3_tts_service.cli import main; main(['serve'])"
+)
+#: 16-bit mono.
+_BYTES_A_SAMPLE = 2
+FIRST_SOUND_BYTES = SAMPLES_A_FRAME * _BYTES_A_SAMPLE
+_READ_BYTES = 1 << 14
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One request as its client saw it: seconds to the first 1,920 samples and to the end, frames of sound."""
+
+    first_s: float
+    whole_s: float
+    frames: float
+
+
+class Server:
+    """A running service. ``settings`` are those of the service, by their names in lower case."""
+
+    def __init__(self, folder: Path, settings: dict[str, object]) -> None:
+        self.frame_times = folder / "frame_times"
+        self.frame_times.touch()
+        self._log = folder / "server.log"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("QWEN3_TTS_")}
+        for name in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"):
+            kept.pop(name, None)
+        own = {f"QWEN3_TTS_{name.upper()}": str(value) for name, value in settings.items()}
+        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(self.frame_times)],
+                env=kept | own | {"PYTHONPATH": path.rstrip(os.pathsep)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.port = 0
+
+    def wait_until_ready(self) -> None:
+        """Block until it speaks. Raises EngineError with the end of its log when it does not come up."""
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            log = self._log.read_text(encoding="utf-8", errors="replace")
+            if self._process.poll() is not None:
+                break
+            if found := _LISTENING.search(log):
+                self.port = int(found[1])
+                if self.get("/ready")[0] == http.client.OK:
+                    return
+            time.sleep(_LOOK_S)
+        raise EngineError(f"the server does not come up; its log ends with: {log[-1500:].strip()}")
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a GET."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def post(self, body: dict[str, Any]) -> int:
+        """Status of a request whose answer nobody needs."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        try:
+            connection.request("POST", "/v1/audio/speech", json.dumps(body), _JSON)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+        finally:
+            connection.close()
+
+    def listen(self, body: dict[str, Any]) -> Heard:
+        """Ask for speech and read it as it comes. Raises EngineError for anything but sound."""
+        started = time.perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        try:
+            connection.request("POST", "/v1/audio/speech", json.dumps(body), _JSON)
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                raise EngineError(f"the server answers {answer.status}: {answer.read()[:300].decode()}")
+            received, first_s = 0, 0.0
+            while part := answer.read1(_READ_BYTES):
+                received += len(part)
+                if not first_s and received >= FIRST_SOUND_BYTES:
+                    first_s = time.perf_counter() - started
+            return Heard(first_s, time.perf_counter() - started, received / FIRST_SOUND_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(f"the answer broke off: {error!r}") from error
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        """End it, politely first."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+@contextlib.contextmanager
+def serving(folder: Path, settings: dict[str, object]) -> Iterator[Server]:
+    """A server that is ready, and gone at the end of the block however it ends."""
+    server = Server(folder, settings)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
