@@ -95,6 +95,7 @@ class DeviceModel:
     slots: int
     frame_s: float = 0.0
     eager: random.Random | None = None
+    computes_at_launch: bool = False
     batch_sizes: tuple[int, ...] = ()
     launches: list[tuple[int, tuple[bool, ...]]] = field(default_factory=list)
     admissions: list[int] = field(default_factory=list)  # seeds, in order
@@ -144,6 +145,8 @@ class DeviceModel:
         ticket, now = Ticket(self), tuple(active)
         self._unread.append(ticket)
         self._do(lambda: self._compute(ticket, now))
+        while self.computes_at_launch and self._commands:
+            self._commands.popleft()()
         self._free_at = max(self._free_at, time.monotonic()) + self.frame_s
         return ticket
 

@@ -67,6 +67,20 @@ def test_a_frame_is_launched_before_the_one_before_it_is_read() -> None:
     assert launched_at_reads == [2, 3, 4, 5, 6]
 
 
+def test_where_launching_computes_a_frame_is_handed_out_at_once() -> None:
+    device = DeviceModel(slots=1, computes_at_launch=True)
+    scheduler = scheduler_on(device)
+    reader = Reader()
+    scheduler.submit(frame_request(3, seed=1), reader)
+    for count in (1, 2, 3):
+        scheduler.round()
+        assert len(reader.frames) == count
+    until_idle(scheduler)
+    # No frame is computed for nothing: three, and the one that says the end.
+    assert len(device.launches) == 4
+    assert reader.ending == ("stop", None)
+
+
 def test_a_slot_is_used_again_in_the_next_frame_and_gets_nothing_of_its_predecessor() -> None:
     device = DeviceModel(slots=1)
     scheduler = scheduler_on(device)

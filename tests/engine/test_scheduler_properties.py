@@ -38,13 +38,19 @@ class Client:
 class Voices(RuleBasedStateMachine):
     """Drives the loop round by round, with a clock of its own."""
 
-    @initialize(slots=st.integers(1, 9), seed=st.none() | st.integers(0, 1 << 20))
-    def begin(self, slots: int, seed: int | None) -> None:
+    @initialize(
+        slots=st.integers(1, 9), seed=st.none() | st.integers(0, 1 << 20), computes_at_launch=st.booleans()
+    )
+    def begin(self, slots: int, seed: int | None, computes_at_launch: bool) -> None:
         self.now = 100.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
         self.clock = mock.patch.object(scheduler_module, "time", clock)
         self.clock.start()
-        self.device = DeviceModel(slots, eager=None if seed is None else random.Random(seed))
+        self.device = DeviceModel(
+            slots,
+            eager=None if seed is None else random.Random(seed),
+            computes_at_launch=computes_at_launch,
+        )
         self.scheduler = Scheduler(self.device, eos=EOS, on_device_fault=self.no_fault, queue_size=1000)
         self.clients: list[Client] = []
 

@@ -2,6 +2,7 @@
 
 One thread drives the device. A round launches frame n+1 and only then waits for frame n, so that the device
 computes while this thread hands out codes. What ended with frame n is still in frame n+1, whose row is dropped.
+(Where frames are computed by this very thread, on a CPU, a round launches and hands out the same frame.)
 
 Between two frames there is at most one admission (prefill) or one move between slots, never both: whatever
 arrives, a running stream's gap grows by one prefill at most.
@@ -85,8 +86,12 @@ class Runner(Protocol):
     def batch_sizes(self) -> Sequence[int]:
         """The row counts that ``launch`` takes; the largest is ``slots``."""
 
+    @property
+    def computes_at_launch(self) -> bool:
+        """Whether ``launch`` returns when the frame is computed, as on a CPU: nothing is gained by running ahead."""
+
     def launch(self, batch: int, active: Sequence[bool]) -> FrameTicket:
-        """Begin a frame of slots 0 to ``batch`` and return at once. ``active`` has ``batch`` entries."""
+        """Begin a frame of slots 0 to ``batch``. ``active`` has ``batch`` entries."""
 
     def admit(self, slot: int, prompt: Prompt, sampling: Sampling, seed: int, max_frames: int) -> object:
         """Make ``slot`` ready for the first frame of a request, whatever it held before."""
@@ -107,7 +112,8 @@ class SchedulerStats:
     admissions: int
     moves: int
     finished: Mapping[str, int]
-    #: Median and 95th percentile of the newest 1024 gaps, and the median of what this thread does in one.
+    #: Median and 95th percentile of the newest 1024 gaps, and the median of what the loop's thread does in one
+    #: besides waiting (on a CPU that is the frame itself).
     gap_p50_s: float | None
     gap_p95_s: float | None
     host_p50_s: float | None
@@ -236,7 +242,11 @@ class Scheduler:
         """
         self._release()
         changed = self._admit() or self._compact()
-        before, self._flight = self._flight, self._launch()
+        launched = self._launch()
+        if self._runner.computes_at_launch:
+            before = launched
+        else:
+            before, self._flight = self._flight, launched
         if before is None:
             self._unbroken = False
         else:
@@ -288,8 +298,8 @@ class Scheduler:
             self._slots.occupants[slot], job.slot = job, slot
         request, job.request = job.request, None
         assert request is not None
-        # Prompts are padded to powers of two: one length stands for all up to the next.
-        kind = ("reading a prompt", len(request.prompt.embeds).bit_length())
+        # All but the last position is read, padded to a power of two: such lengths are compiled together.
+        kind = ("reading a prompt", max(len(request.prompt.embeds) - 2, 0).bit_length())
         try:
             with self._watch(*kind):
                 self._runner.admit(slot, request.prompt, request.sampling, request.seed, request.max_frames)
