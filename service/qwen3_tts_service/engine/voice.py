@@ -7,6 +7,7 @@ URLs and paths that it is given.
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import librosa
@@ -18,6 +19,7 @@ import torch
 from ..checkpoints.load import LoadedModel, codec_kernels
 from ..errors import InvalidValue, shown
 from ..speech.request import SAMPLES_A_FRAME, CloneReference, VoicePrompt
+from .recording_codes import RecordingEncoder
 
 #: Upstream's speaker encoder and codec both read 24 kHz.
 SAMPLE_RATE = 24_000
@@ -94,16 +96,17 @@ def _at_24_khz(recording: CloneReference) -> npt.NDArray[np.float32]:
 class VoiceEncoder:
     """Makes a :class:`VoicePrompt` of a recording, with the encoders of a base checkpoint.
 
-    Runs on the calling thread; several may call at once. It holds the speaker encoder and the codec, nothing
-    of the talker.
+    Runs on the calling thread. Several may call at once and take turns, so that memory stays bounded. It holds
+    the speaker encoder and the codec's encoder, nothing of the talker.
     """
 
     def __init__(self, model: LoadedModel) -> None:
         self._speaker_encoder: Any = model.upstream.model.speaker_encoder
-        self._codec: Any = model.upstream.model.speech_tokenizer
+        self._codec = RecordingEncoder(model.upstream.model.speech_tokenizer.model)
         self._device = model.device
         self._dtype = model.dtype
         self._codec_device = model.codec_device
+        self._listening = threading.Lock()
         # Upstream computes the filters anew for every recording, which takes longer than applying them.
         self._filters = torch.from_numpy(
             librosa.filters.mel(sr=SAMPLE_RATE, n_fft=_WINDOW, n_mels=_BANDS, fmin=0, fmax=_TOP_HZ)
@@ -113,6 +116,10 @@ class VoiceEncoder:
     def encode(self, recording: CloneReference) -> VoicePrompt:
         """Listen to ``recording``. Raises InvalidValue as :func:`check_recording` does."""
         check_recording(recording)
+        with self._listening:
+            return self._encode(recording)
+
+    def _encode(self, recording: CloneReference) -> VoicePrompt:
         samples = torch.from_numpy(_at_24_khz(recording))
         embedding = self._speaker_embedding(samples)
         if recording.text is None:
@@ -143,7 +150,5 @@ class VoiceEncoder:
 
     def _codes(self, samples: torch.Tensor) -> npt.NDArray[np.int64]:
         """Codes [frames, 16] of ``samples`` [samples]."""
-        values = samples[None].to(self._codec_device)
         with codec_kernels(self._codec_device):
-            [codes] = self._codec.model.encode(values, torch.ones_like(values, dtype=torch.int64)).audio_codes
-        return np.asarray(codes.cpu())
+            return np.asarray(self._codec.encode(samples.to(self._codec_device)).cpu())
