@@ -40,7 +40,7 @@ _CONNECTION_LIMIT = 512
 _UNREAD_BYTES = 256 * 1024
 _LOOP_S = 0.2
 #: How long an answer that ended by its deadline may take to be told so, in seconds.
-_SEND_AFTER_DEADLINE_S = 5.0
+_SEND_AFTER_DEADLINE_S = 2.0
 #: How long a refused client may take to stop sending, in seconds.
 _LINGER_S = 2.0
 
