@@ -106,7 +106,8 @@ class FrameModel:
         self.talker = Stack(
             StackWeights(talker.model, positions=positions, weights=weights, release=release_upstream),
             slots=slots,
-            positions=positions,
+            # One more than is used: torch.compile takes a length that is all of a dimension for a constant.
+            positions=positions + 1,
         )
         self.predictor = Stack(
             StackWeights(predictor.model, positions=CODE_GROUPS, weights=weights, release=release_upstream),

@@ -1,0 +1,293 @@
+"""How frames are computed: the fastest way that works on the device, verified before it is used.
+
+Three ways, from fast to slow:
+
+``captured``  a GPU: our kernels (``gpu_frame.py``), one graph a batch size; a frame is one call of the host
+``compiled``  a GPU: the same kernels, called one by one; a CPU: the layers through ``torch.compile``
+``eager``     plain torch, as ``FrameModel.frame`` stands there
+
+A way that fails to build, or that computes something else than plain torch on a fixed prompt, is not taken: the
+next slower one is, the journal says why, and :meth:`FrameRunner.ways` shows it. What plain torch computes on
+the device is itself compared with the CPU in float32 by ``selfcheck.py``, from the checkpoint's files.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from types import FunctionType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import SelfCheckFailed
+from . import verification
+from .frame import CODE_GROUPS, FrameModel
+from .transformer import LayerFunction, LayerWeights, decoder_layer
+
+if TYPE_CHECKING:
+    from ..speech.request import Sampling
+    from .gpu_frame import GPUFrame
+    from .prompt import Prompt
+
+logger = logging.getLogger(__name__)
+
+Way = Literal["captured", "compiled", "eager"]
+_SLOWER: dict[Way, Way] = {"captured": "compiled", "compiled": "eager"}
+#: Attention of the plain and the compiled way reads a slot up to one of these; our kernels know each row's own.
+_LENGTHS = (128, 256, 512, 1024, 2048)
+#: Host buffers in use at once: one frame is computed, one is read, one is launched.
+_IN_FLIGHT = 4
+
+#: Longest reason in the journal and in :meth:`FrameRunner.reasons`.
+_REASON_CHARS = 500
+
+Frame = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """One computed frame: codes [batch, 16] int32 and done [batch]; never written to again."""
+
+    codes: npt.NDArray[np.int32]
+    done: npt.NDArray[np.bool_]
+
+
+class _Computed:
+    """A frame that was computed while it was launched."""
+
+    def __init__(self, result: FrameResult) -> None:
+        self._result = result
+
+    def read(self) -> FrameResult:
+        """The frame."""
+        return self._result
+
+
+class _OnItsWay:
+    """A frame that a GPU computes."""
+
+    def __init__(self, event: torch.cuda.Event, codes: torch.Tensor, done: torch.Tensor) -> None:
+        self._event, self._codes, self._done = event, codes, done
+
+    def read(self) -> FrameResult:
+        """Wait without holding the interpreter's lock. Raises RuntimeError when the device failed."""
+        self._event.synchronize()
+        return FrameResult(self._codes.numpy().copy(), self._done.numpy().astype(np.bool_))
+
+
+class FrameRunner:
+    """Launches frames of ``model``. Only one thread may call it, and :meth:`ways`.
+
+    ``batch_sizes`` are the row counts that it launches: powers of two and the number of slots.
+    """
+
+    def __init__(self, model: FrameModel, *, fastest: Way | None = None) -> None:
+        """Build and verify every batch size; takes minutes where compile caches are cold.
+
+        ``fastest`` bars what is faster. Raises SelfCheckFailed when not even plain torch computes the same
+        twice.
+        """
+        self.model = model
+        self.slots = model.slots
+        powers = {1 << power for power in range(self.slots.bit_length())}
+        self.batch_sizes: tuple[int, ...] = tuple(sorted(powers | {self.slots}))
+        self._on_gpu = model.device.type == "cuda"
+        #: On a CPU a frame is computed by the thread that launches it.
+        self.computes_at_launch = not self._on_gpu
+        self._positions = [0] * self.slots
+        self._active: list[bool] | None = None
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._frames: dict[int, tuple[Way, Frame]] = {}
+        self._reasons: dict[int, str] = {}
+        self._next_buffer = 0
+        if self._on_gpu:
+            self._buffers = [_HostBuffer(self.slots) for _ in range(_IN_FLIGHT)]
+        best: Way = "captured" if self._on_gpu else "compiled"
+        with torch.inference_mode():
+            self._build(fastest or best)
+
+    def ways(self) -> dict[int, str]:
+        """Batch size -> the way it is computed."""
+        return {batch: way for batch, (way, _) in self._frames.items()}
+
+    def reasons(self) -> dict[int, str]:
+        """Batch size -> why it is not computed in the fastest way of this device, where it is not."""
+        return dict(self._reasons)
+
+    def admit(self, slot: int, prompt: Prompt, sampling: Sampling, seed: int, max_frames: int) -> int:
+        """As :meth:`FrameModel.admit`."""
+        with torch.inference_mode():
+            frames = self.model.admit(slot, prompt, sampling, seed, max_frames)
+        self._positions[slot] = len(prompt.embeds) - 1
+        self._active = None
+        return frames
+
+    def move(self, source: int, target: int) -> None:
+        """As :meth:`FrameModel.move`."""
+        with torch.inference_mode():
+            self.model.move(source, target, length=min(self._positions[source] + 1, self.model.positions))
+        self._positions[target] = self._positions[source]
+        self._active = None
+
+    def launch(self, batch: int, active: Sequence[bool]) -> _Computed | _OnItsWay:
+        """Begin a frame of slots 0 to ``batch``, of which ``active`` advance; does not wait on a GPU."""
+        _, frame = self._frames[batch]
+        model, state = self.model, self.model.state
+        with torch.inference_mode():
+            rows = list(active)
+            if self._on_gpu:
+                buffer = self._buffers[self._next_buffer]
+                self._next_buffer = (self._next_buffer + 1) % _IN_FLIGHT
+            if rows != self._active:
+                wanted = torch.tensor(rows)
+                if self._on_gpu:
+                    buffer.active[:batch].copy_(wanted)
+                    wanted = buffer.active[:batch]
+                state.active[:batch].copy_(wanted, non_blocking=True)
+                self._active = rows
+            length = 0
+            for slot, advances in enumerate(rows):
+                if advances:
+                    length = max(length, self._positions[slot] + 1)
+                    # A row that has ended stands still; counting it on costs a longer bucket at worst.
+                    self._positions[slot] = min(self._positions[slot] + 1, model.positions - 1)
+            frame(batch, self._bucket(length))
+            if not self._on_gpu:
+                return _Computed(
+                    FrameResult(state.codes[:batch].numpy().copy(), state.done[:batch].numpy().copy())
+                )
+            return buffer.fetch(model, batch)
+
+    def _bucket(self, length: int) -> int:
+        fitting = next((size for size in _LENGTHS if size >= length), length)
+        return min(fitting, self.model.positions)
+
+    def _build(self, fastest: Way) -> None:
+        started = time.monotonic()
+        expected = verification.expected(self.model, self._bucket(0))
+        for batch in reversed(self.batch_sizes):
+            way = fastest
+            while not self._take(batch, way, expected):
+                way = _SLOWER[way]
+        verification.clear(self.model)
+        self._frames = dict(sorted(self._frames.items()))
+        logger.info(
+            "frames by batch size: %s; ready after %.1f s",
+            ", ".join(f"{batch} {way}" for batch, way in self.ways().items()),
+            time.monotonic() - started,
+        )
+
+    def _take(self, batch: int, way: Way, expected: verification.Expected) -> bool:
+        """Build ``way`` for ``batch`` and verify it; false when it must not be used. The slowest must."""
+        try:
+            frame = self._frame(batch, way)
+            error = verification.verify(self.model, frame, batch, self._bucket(0), expected)
+        except SelfCheckFailed as mismatch:
+            if way == "eager":
+                raise
+            reason = mismatch.message
+        except Exception as failure:
+            # Whatever a compiler or a driver raises: the slower way is there for it.
+            if way == "eager":
+                raise
+            reason = f"{type(failure).__name__}: {failure}"
+        else:
+            self._frames[batch] = (way, frame)
+            logger.debug("batch %d %s: error %.2g", batch, way, error)
+            return True
+        line = " ".join(reason.split())[:_REASON_CHARS]
+        logger.warning("frames of %d rows are not %s, but computed in a slower way: %s", batch, way, line)
+        self._reasons[batch] = f"not {way}: {line}"
+        return False
+
+    def _frame(self, batch: int, way: Way) -> Frame:
+        if way == "eager":
+            return partial(self._by_layers, decoder_layer, decoder_layer)
+        if not self._on_gpu:
+            talker, predictor = self._compiled_layers
+            return partial(self._by_layers, talker, predictor)
+        return self._captured(batch) if way == "captured" else self._kernels.frame
+
+    def _by_layers(self, talker: LayerFunction, predictor: LayerFunction, batch: int, length: int) -> None:
+        self.model.talker.layer_fn, self.model.predictor.layer_fn = talker, predictor
+        self.model.frame(batch, length)
+
+    @cached_property
+    def _compiled_layers(self) -> tuple[LayerFunction, LayerFunction]:
+        return compiled_layer("talker_layer", any_length=True), compiled_layer("predictor_layer")
+
+    @cached_property
+    def _kernels(self) -> GPUFrame:
+        # Here, because Triton is only there where torch was built for a GPU.
+        from .gpu_frame import GPUFrame
+
+        return GPUFrame(self.model)
+
+    def _captured(self, batch: int) -> Frame:
+        frame = self._kernels.frame
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            # Kernels that are used for the first time are compiled, which a capture does not bear.
+            frame(batch, 0)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            frame(batch, 0)
+        self._graphs[batch] = graph
+        return lambda _batch, _length: graph.replay()
+
+
+def compiled_layer(name: str, *, any_length: bool = False) -> LayerFunction:
+    """A compiled decoder layer of its own, for one stack: one version for each number of rows and tokens.
+
+    ``any_length``: a version serves every length of the mask. Compilation itself happens at the first call.
+    """
+    # torch keeps what it compiled by code object, and gives up on one that it has compiled too often.
+    code = decoder_layer.__code__.replace(co_name=name)
+    own = FunctionType(code, decoder_layer.__globals__, name)
+    compiled = torch.compile(own, fullgraph=True)
+
+    def layer(
+        x: Tensor,
+        weights: LayerWeights,
+        keys: Tensor,
+        values: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        position: Tensor,
+        mask: Tensor,
+        eps: float,
+    ) -> Tensor:
+        if any_length:
+            torch._dynamo.mark_dynamic(mask, 3)
+        # By itself torch would make the batch a variable too, and be slower for it.
+        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+            result: Tensor = compiled(x, weights, keys, values, cos, sin, position, mask, eps)
+        return result
+
+    return layer
+
+
+class _HostBuffer:
+    """Pinned memory for one frame on its way."""
+
+    def __init__(self, slots: int) -> None:
+        self.active = torch.empty(slots, dtype=torch.bool, pin_memory=True)
+        self.codes = torch.empty(slots, CODE_GROUPS, dtype=torch.int32, pin_memory=True)
+        self.done = torch.empty(slots, dtype=torch.bool, pin_memory=True)
+        self.event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+    def fetch(self, model: FrameModel, batch: int) -> _OnItsWay:
+        """Queue the copies of the frame's results behind it."""
+        self.codes[:batch].copy_(model.state.codes[:batch], non_blocking=True)
+        self.done[:batch].copy_(model.state.done[:batch], non_blocking=True)
+        self.event.record()
+        return _OnItsWay(self.event, self.codes[:batch], self.done[:batch])

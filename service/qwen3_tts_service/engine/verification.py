@@ -1,0 +1,120 @@
+"""Does a faster way compute what plain torch computes? One frame on a fixed prompt, compared all the way.
+
+Compilers and graphs that go wrong raise nothing: they speak noise. So every batch size runs once from a fixed
+prompt, and every row of it is held against what plain torch computed for a row alone: the keys and values of
+every layer, and the codes, which may only differ where two candidates are nearly equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SelfCheckFailed
+from ..speech.request import Sampling
+from .frame import FrameModel
+
+#: Largest error: root mean square of the difference over that of the expected values. Two ways of the same
+#: arithmetic differ by rounding and the order of summation; unrelated values give 1.4.
+TOLERANCES = {torch.bfloat16: 0.1, torch.float16: 0.1, torch.float32: 0.005}
+_PROMPT_POSITIONS = 24
+_MAX_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    embeds: Tensor
+    trailing: Tensor
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One frame as plain torch computes it."""
+
+    talker: Tensor  # keys and values of the frame's position: [layers, 2, kv_heads, head_dim]
+    predictor: Tensor  # [layers, 2, kv_heads, 16, head_dim]
+    codes: list[int]
+    logits: list[Tensor]  # of each codebook [tokens], before the choice
+
+
+def expected(model: FrameModel, length: int) -> Expected:
+    """Compute the fixed frame in slot 0 with ``model.frame``. ``length`` as there."""
+    _begin(model, 1)
+    recorded: list[Tensor] = []
+    sample = model.sample_fn
+
+    def record(logits: Tensor, **settings: Any) -> Tensor:
+        recorded.append(logits[0].clone())
+        return sample(logits, **settings)
+
+    model.sample_fn = record
+    try:
+        model.frame(1, length)
+    finally:
+        model.sample_fn = sample
+    talker, predictor = _computed(model, 0)
+    return Expected(talker, predictor, model.state.codes[0].tolist(), recorded)
+
+
+def verify(
+    model: FrameModel, frame: Callable[[int, int], None], batch: int, length: int, expected: Expected
+) -> float:
+    """Run the fixed frame in ``batch`` rows; the largest error of all rows.
+
+    Raises SelfCheckFailed when a row computes something else than ``expected``, NaN included.
+    """
+    _begin(model, batch)
+    frame(batch, length)
+    return max(_error_of_row(model, row, batch, expected) for row in range(batch))
+
+
+def clear(model: FrameModel) -> None:
+    """Leave no slot behind that a frame would advance."""
+    model.state.active.fill_(False)
+
+
+def _begin(model: FrameModel, rows: int) -> None:
+    """Put the fixed prompt into the first ``rows`` slots: rows of the embedding table, whatever the checkpoint."""
+    ids = torch.arange(_PROMPT_POSITIONS, device=model.device) * 37 % model.embedding.shape[0]
+    prompt = _Prompt(model.embedding[ids] + model.pad, model.embedding[ids[:1]])
+    for slot in range(rows):
+        model.admit(slot, prompt, Sampling(greedy=True), 0, _MAX_FRAMES)
+
+
+def _computed(model: FrameModel, row: int) -> tuple[Tensor, Tensor]:
+    talker = model.talker.cache.whole[:, :, row, :, _PROMPT_POSITIONS - 1].float().cpu()
+    return talker, model.predictor.cache.whole[:, :, row].float().cpu()
+
+
+def _error_of_row(model: FrameModel, row: int, batch: int, expected: Expected) -> float:
+    tolerance = TOLERANCES[model.dtype]
+    where = f"in row {row} of {batch} on {model.device} in {str(model.dtype).removeprefix('torch.')}"
+    talker, predictor = _computed(model, row)
+    codes: list[int] = model.state.codes[row].tolist()
+    alike = next((book for book in range(len(codes)) if codes[book] != expected.codes[book]), len(codes))
+    # The code of book n stands at the predictor's position n + 1, and the last one at none.
+    positions = min(alike + 1, predictor.shape[3])
+    errors = {
+        "talker": _error(talker, expected.talker),
+        "code predictor": _error(predictor[:, :, :, :positions], expected.predictor[:, :, :, :positions]),
+    }
+    if alike < len(codes):
+        logits = expected.logits[alike]
+        gap = logits[expected.codes[alike]] - logits[codes[alike]]
+        errors[f"choice of codebook {alike}"] = float(gap / logits[logits.isfinite()].std())
+    for part, error in errors.items():
+        # Written so that NaN fails too.
+        if not error <= tolerance:
+            raise SelfCheckFailed(
+                f"the {part} computes something else than plain torch {where}: relative error {error:.3g}, "
+                f"allowed {tolerance:g}"
+            )
+    return max(errors.values())
+
+
+def _error(computed: Tensor, wanted: Tensor) -> float:
+    return float((computed - wanted).pow(2).mean().sqrt() / wanted.pow(2).mean().sqrt())
