@@ -21,6 +21,8 @@ DOWNLOAD = f"qwen3-tts-models@{REPO.replace('/', '--')}.service"
 MIB = 1 << 20
 CUT = 15 * MIB
 GATE = "/root/hub/gate"
+JOURNAL = f"journalctl -u {DOWNLOAD} -b -o cat --no-pager"
+PROGRESS = re.compile(r"^ *[\d.]+ % +\d+ of \d+ MiB", re.MULTILINE)
 
 
 def changed(output: str) -> int:
@@ -98,6 +100,9 @@ def rolled_out(host: Host, second: Second, hub_log: str) -> str:
         assert time.monotonic() < deadline, "the download never ran"
         time.sleep(0.3)
     leaks = where_the_token_is(host)
+    while not PROGRESS.search(host.run(JOURNAL).stdout):
+        assert time.monotonic() < deadline, "no word of progress"
+        time.sleep(0.3)
     host.run(f"touch {GATE}")
     output, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 0, output[-6000:]
@@ -112,9 +117,9 @@ def test_a_download_that_is_cut_resumes_and_tells_its_progress(
     bodies = [body for body in log["bodies"] if body[0] == "model.safetensors"]
     assert [body[1] for body in bodies] == [0, 10 * MIB], "it began again instead of resuming"
     assert bodies[0][2] == CUT
-    journal = host.run(f"journalctl -u {DOWNLOAD} -b -o cat --no-pager").stdout
+    journal = host.run(JOURNAL).stdout
     assert "try 1 of 8 failed" in journal
-    assert re.search(r"^ *[\d.]+ % +\d+ of \d+ MiB", journal, re.MULTILINE), journal
+    assert PROGRESS.search(journal), journal
     assert "complete and verified" in journal
     assert TOKEN not in journal
 
