@@ -1,5 +1,6 @@
 """The way of one request through a loaded model: prompt, frames, sound; and the loading that joins them."""
 
+from .loading import streaming_engine
 from .reference import ReferencePipeline
 from .shared_codec import SharedCodec
 from .streaming import StreamingEngine
@@ -11,4 +12,5 @@ __all__ = [
     "StreamingEngine",
     "Timeline",
     "Utterance",
+    "streaming_engine",
 ]

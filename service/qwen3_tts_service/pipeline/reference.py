@@ -91,5 +91,9 @@ class ReferencePipeline:
         """How frames are computed, by batch size."""
         return {1: "upstream"}
 
+    def reasons(self) -> Mapping[int, str]:
+        """Why not faster: it is what was asked for."""
+        return {}
+
     def close(self) -> None:
         """Nothing runs between requests."""

@@ -35,8 +35,9 @@ class PipelineStats:
 class StreamingEngine:
     """Speaks up to ``slots`` requests at a time on one loaded checkpoint; the codec may be shared with others.
 
-    Attributes as of :class:`..engine.reference.ReferenceEngine`. ``ways`` tells how frames are computed, by
-    batch size. ``on_close`` gives back what was built for this engine alone.
+    Attributes as of :class:`..engine.reference.ReferenceEngine`. ``ways()`` tells how frames are computed, by
+    batch size, and ``reasons()`` why not faster, where they are not. ``on_close`` gives back what was built for
+    this engine alone.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StreamingEngine:
         codec: CodecWorker,
         slots: int,
         ways: Callable[[], Mapping[int, str]],
+        reasons: Callable[[], Mapping[int, str]],
         on_close: Callable[[], None] = lambda: None,
         ahead_frames: int = AHEAD_FRAMES,
     ) -> None:
@@ -58,7 +60,7 @@ class StreamingEngine:
         self.speakers, self.languages = prompts.speakers, prompts.languages
         self.sample_rate = int(model.upstream.model.speech_tokenizer.get_output_sample_rate())
         self.slots = slots
-        self.ways = ways
+        self.ways, self.reasons = ways, reasons
         self._prompts = prompts
         self._scheduler = scheduler
         self._codec = codec

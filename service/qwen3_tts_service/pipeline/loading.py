@@ -1,0 +1,75 @@
+"""From a loaded checkpoint to an engine that streams."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..checkpoints.load import LoadedModel
+from ..checkpoints.memory import GIB, give_back, held_bytes
+from ..engine.frame import FrameModel
+from ..engine.graphs import FrameRunner, Way
+from ..engine.linear import Weights
+from ..engine.prompt import PromptBuilder
+from ..engine.scheduler import FRAME_LIMIT_S, Scheduler
+from ..errors import DeviceFault
+from .shared_codec import SharedCodec
+from .streaming import AHEAD_FRAMES, StreamingEngine
+
+logger = logging.getLogger(__name__)
+
+
+def streaming_engine(
+    model: LoadedModel,
+    codec: SharedCodec,
+    *,
+    slots: int,
+    positions: int = 2048,
+    weights: Weights = "bf16",
+    frame_limit_s: float = FRAME_LIMIT_S,
+    fastest: Way | None = None,
+    ahead_frames: int = AHEAD_FRAMES,
+    on_device_fault: Callable[[DeviceFault], None] = lambda error: None,
+) -> StreamingEngine:
+    """Build everything around ``model``, start it, and say in the journal what it takes of the memory.
+
+    Takes minutes where compile caches are cold. ``slots`` requests are spoken at a time, each with
+    ``positions`` for prompt and frames together. ``weights`` as of :class:`..engine.frame.FrameModel`,
+    ``fastest`` as of :class:`..engine.graphs.FrameRunner`. A frame that takes longer than ``frame_limit_s``
+    seconds means that the device hangs. ``model`` is used up: its layers go over into the engine.
+    ``on_device_fault`` is told once, on a thread of the engine, that nothing can be computed any more. Raises
+    CheckpointError and EngineError.
+    """
+    before = held_bytes(model.device)
+    prompts = PromptBuilder(model)
+    frame_model = FrameModel(model, slots=slots, positions=positions, weights=weights, release_upstream=True)
+    runner = FrameRunner(frame_model, fastest=fastest)
+    worker = codec.take(model)
+    scheduler = Scheduler(
+        runner, eos=frame_model.eos, on_device_fault=on_device_fault, frame_limit_s=frame_limit_s
+    )
+    scheduler.start()
+
+    def close() -> None:
+        codec.give_back()
+        give_back(model.device)
+
+    logger.info(
+        "%s: %.2f GiB on %s with %d slots of %d positions",
+        model.checkpoint.path,
+        (held_bytes(model.device) - before) / GIB,
+        model.device,
+        slots,
+        positions,
+    )
+    return StreamingEngine(
+        model,
+        prompts=prompts,
+        scheduler=scheduler,
+        codec=worker,
+        slots=slots,
+        ways=runner.ways,
+        reasons=runner.reasons,
+        on_close=close,
+        ahead_frames=ahead_frames,
+    )
