@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -251,7 +252,10 @@ def test_speech_that_continues_a_recording_is_the_references(
         whole(begin(clones, request))
         # The codec knows the recording by now.
         assert engine.stats().codec.frames - frames == len(expected) // SAMPLES_A_FRAME
+        frame_model = weakref.ref(clones._scheduler._runner.model)  # type: ignore[attr-defined]
+        assert frame_model() is not None
     finally:
         assert clones.close()
+    assert frame_model() is None, "its weights are still in memory"
     # The first model's codec goes on.
     assert len(whole(begin(engine, SpeechRequest("Yes.", "vivian", seed=0)))) > 0

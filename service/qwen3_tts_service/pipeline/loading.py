@@ -50,9 +50,11 @@ def streaming_engine(
     )
     scheduler.start()
 
+    device = model.device
+
     def close() -> None:
         codec.give_back()
-        give_back(model.device)
+        give_back(device)
 
     logger.info(
         "%s: %.2f GiB on %s with %d slots of %d positions",

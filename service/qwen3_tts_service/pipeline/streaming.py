@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import secrets
 import time
@@ -117,7 +118,14 @@ class StreamingEngine:
         return PipelineStats(self._scheduler.stats(), self._codec.stats())
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Finish what is being spoken, end the frame loop, let the memory go. False: something was given up."""
+        """Finish what is being spoken, end the frame loop, let the memory go; nothing may be asked afterwards.
+
+        False: something had to be given up after ``timeout_s`` seconds.
+        """
         drained = self._scheduler.stop(timeout_s)
+        # Weights are freed when nothing refers to them, and only then the device's memory can be given back.
+        self.ways = self.reasons = dict
+        del self._scheduler, self._prompts, self._codec
+        gc.collect()
         self._on_close()
         return drained
