@@ -90,7 +90,8 @@ class ServerProcess:
         **settings: object,
     ) -> None:
         self.log_file = log
-        own = {"port": 0, "cpu_threads": 1, "device": "cpu"} | settings
+        # Compilation takes a minute, and has tests of its own.
+        own = {"port": 0, "cpu_threads": 1, "device": "cpu", "fastest_way": "eager"} | settings
         base = {name: value for name, value in os.environ.items() if not name.startswith("QWEN3_TTS_")}
         for name in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"):
             base.pop(name, None)

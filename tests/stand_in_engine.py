@@ -121,6 +121,12 @@ class StandInEngine:
     def ways(self) -> dict[int, str]:
         return {self.slots: "eager"}
 
+    def reasons(self) -> dict[int, str]:
+        return {self.slots: "no compiler"}
+
+    def stats(self) -> None:
+        return None
+
     def close(self) -> None:
         self.closed = True
 
@@ -146,15 +152,16 @@ def service(
     keys: KeyRing = KeyRing(),  # noqa: B008
     *,
     slots: int = 1,
+    source: ModelSource | None = None,
     more: Sequence[ModelSource] = (),
     **settings: object,
 ) -> Iterator[Service]:
-    """A service that is ready; ``settings`` override the defaults."""
+    """A service that is ready; ``settings`` override the defaults, ``source`` the engine."""
     chosen = Settings(model=Path("/nowhere/stand-in"), **settings)  # type: ignore[arg-type]
     engine = StandInEngine(slots)
     states: list[Status] = []
     lifecycle = Lifecycle(
-        [ModelSource("stand-in", lambda on_fault: Loaded(engine)), *more],
+        [source or ModelSource("stand-in", lambda on_fault: Loaded(engine)), *more],
         queue_size=chosen.queue_size,
         on_change=states.append,
         keepalive_s=chosen.keepalive_s,
@@ -172,7 +179,8 @@ def service(
     loop = threading.Thread(target=server.run)
     loop.start()
     lifecycle.start()
-    wait_for(lambda: lifecycle.status.state == "ready", "readiness of the stand-in")
+    wait_for(lambda: lifecycle.status.state in ("ready", "broken"), "readiness", 180 if source else 10)
+    assert lifecycle.status.state == "ready", lifecycle.status
     engine.begun.clear()
     engine.spoken.clear()
     engine.utterances.clear()

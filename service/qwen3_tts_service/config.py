@@ -49,12 +49,21 @@ class Settings(BaseSettings):
     )
 
     engine: Literal["frames", "reference"] = Field(
-        "reference",
+        "frames",
         description="frames: many voices at a time, sound while it is made; reference: upstream's own "
         "generate, one request at a time, sound when it is finished.",
     )
     slots: int = Field(
-        8, ge=1, le=64, description="Requests spoken at a time by `engine: frames`, a model (1 to 64)."
+        0,
+        ge=0,
+        le=64,
+        description="Requests that a model speaks at a time with `engine: frames` (1 to 64); 0: 8 on a GPU, 2 on "
+        "a CPU.",
+    )
+    fastest_way: Literal["auto", "compiled", "eager"] = Field(
+        "auto",
+        description="How frames may be computed at best. auto: captured on a GPU, compiled on a CPU; eager "
+        "compiles nothing, starts at once and speaks slowly.",
     )
     positions: int = Field(
         2048,
@@ -82,6 +91,11 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Language model; auto: bf16 on a GPU, else fp32."
+    )
+    weights: Literal["bf16", "int8"] = Field(
+        "bf16",
+        description="Matrices of the language model with `engine: frames`. bf16: as `dtype` says; int8: rounded "
+        "to 8 bits, half the memory traffic, other codes than upstream's.",
     )
     codec_device: Literal["cpu", "gpu"] = Field("cpu", description="Where frames become sound.")
     codec_dtype: Literal["fp32", "bf16"] = Field(

@@ -41,6 +41,29 @@ class SelfCheck:
     tolerance: float | None = None
 
 
+class FrameStats(Protocol):
+    """What a frame loop counts: frames since the load, and seconds between the newest ones."""
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def paused(self) -> int: ...
+
+    @property
+    def gap_p50_s(self) -> float | None: ...
+
+    @property
+    def gap_p95_s(self) -> float | None: ...
+
+
+class EngineStats(Protocol):
+    """What an engine that makes frames counts."""
+
+    @property
+    def frames(self) -> FrameStats: ...
+
+
 class LoadedEngine(Engine, Protocol):
     """An engine and what it says about its checkpoint."""
 
@@ -64,6 +87,12 @@ class LoadedEngine(Engine, Protocol):
 
     def ways(self) -> Mapping[int, str]:
         """Slots in a batch -> how such a frame is computed: ``captured``, ``compiled`` or ``eager``."""
+
+    def reasons(self) -> Mapping[int, str]:
+        """Slots in a batch -> why such a frame is not computed in the device's fastest way, where it is not."""
+
+    def stats(self) -> EngineStats | None:
+        """Counts and times; None where the engine is no frame loop."""
 
     def close(self) -> object:
         """End the engine's threads and let its memory go. Nothing is being spoken."""
@@ -194,6 +223,17 @@ class ServedModel:
         """As the engine's; empty while it is not loaded."""
         engine = self._engine
         return engine.ways() if engine is not None else {}
+
+    def reasons(self) -> Mapping[int, str]:
+        """As the engine's; empty while it is not loaded."""
+        engine = self._engine
+        return engine.reasons() if engine is not None else {}
+
+    def frame_stats(self) -> FrameStats | None:
+        """What the frame loop counts; None while there is none."""
+        engine = self._engine
+        stats = engine.stats() if engine is not None else None
+        return stats.frames if stats is not None else None
 
     def drain(self) -> None:
         """Take no new work."""

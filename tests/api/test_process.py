@@ -15,6 +15,7 @@ import wave
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from server_process import Answer, ServerProcess, serving, wait_for
@@ -62,16 +63,24 @@ def test_wav_and_pcm_hold_the_same_sound(server: ServerProcess) -> None:
     with wave.open(io.BytesIO(wav.content)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 24_000)
         samples = file.readframes(file.getnframes())
-    assert samples == pcm.content
-    assert len(samples) > 24_000 * 2 * 0.2
+    assert len(samples) == len(pcm.content) > 24_000 * 2 * 0.2
     assert any(samples)
+    # Pieces are cut as the moment has it, and how a sum is cut changes its last bits.
+    assert same_sound(samples, pcm.content)
+
+
+def same_sound(one: bytes, other: bytes) -> bool:
+    first, second = (np.frombuffer(sound, "<i2").astype(int) for sound in (one, other))
+    return len(first) == len(second) and bool(np.abs(first - second).max() <= 2)
 
 
 def test_a_seed_repeats_the_speech_and_is_told_when_drawn(server: ServerProcess) -> None:
     drawn = server.ask("POST", "/v1/audio/speech", {"input": "Hello there.", "voice": "vivian"})
     again = server.ask("POST", "/v1/audio/speech", speech(seed=int(drawn.headers["x-seed"])))
-    assert again.content == drawn.content
-    assert server.ask("POST", "/v1/audio/speech", speech(seed=6)).content != drawn.content
+    assert same_sound(again.content[44:], drawn.content[44:])
+    assert not same_sound(
+        server.ask("POST", "/v1/audio/speech", speech(seed=6)).content[44:], drawn.content[44:]
+    )
 
 
 def test_what_is_known_at_the_end_follows_the_end(server: ServerProcess) -> None:
@@ -134,14 +143,16 @@ def test_catalogue_names_the_checkpoint_and_says_noise(server: ServerProcess, ti
     ready = server.ask("GET", "/ready").json
     assert (ready["status"], ready["device"], ready["dtype"]) == ("ready", "cpu", "float32")
     assert ready["self_check"]["status"] == "skipped"
+    assert set(ready["ways"].values()) == {"eager"}
 
 
 def test_instructions_are_for_models_that_follow_them(server: ServerProcess) -> None:
     plain = server.ask("POST", "/v1/audio/speech", speech())
     told = server.ask("POST", "/v1/audio/speech", speech(instructions="Whisper."))
     assert (plain.status, told.status) == (200, 200)
-    assert told.content != plain.content
-    assert server.ask("POST", "/v1/audio/speech", speech(instructions="  ")).content == plain.content
+    assert not same_sound(told.content[44:], plain.content[44:])
+    blank = server.ask("POST", "/v1/audio/speech", speech(instructions="  "))
+    assert same_sound(blank.content[44:], plain.content[44:])
 
 
 def test_its_life_from_loading_to_exit(tiny_checkpoint: Path, tmp_path: Path) -> None:

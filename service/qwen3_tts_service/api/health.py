@@ -49,6 +49,7 @@ def _described(model: ServedModel) -> dict[str, object]:
         "synthetic": described.synthetic,
         "self_check": asdict(model.self_check),
         "ways": {str(batch): way for batch, way in model.ways().items()},
+        "why_not_faster": {str(batch): reason for batch, reason in model.reasons().items()},
     }
     if described.synthetic:
         answer["notice"] = NOISE

@@ -6,8 +6,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from flask import Blueprint, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -23,6 +30,8 @@ class Metrics:
     """The counters of the process' requests, and its models as they are when asked."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
+        # A second series for each counter with the time of its first use says nothing here.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "qwen3_tts_requests",
@@ -102,15 +111,32 @@ class _Models(Collector):
             "How frames of so many slots are computed: captured, compiled or eager.",
             labels=["model", "batch", "way"],
         )
+        frames = CounterMetricFamily(
+            "qwen3_tts_frames", "Frames since the model was loaded.", labels=["model"]
+        )
+        paused = GaugeMetricFamily(
+            "qwen3_tts_slots_paused", "Slots held because their readers lag.", labels=["model"]
+        )
+        gap = GaugeMetricFamily(
+            "qwen3_tts_frame_gap_seconds",
+            "From one frame to the next, over the newest 1024: median and 95th percentile.",
+            labels=["model", "quantile"],
+        )
         for model in self._lifecycle.models.values():
             load = model.load
+            if (stats := model.frame_stats()) is not None:
+                frames.add_metric([model.name], stats.frames)
+                paused.add_metric([model.name], stats.paused)
+                for quantile, seconds in (("0.5", stats.gap_p50_s), ("0.95", stats.gap_p95_s)):
+                    if seconds is not None:
+                        gap.add_metric([model.name, quantile], seconds)
             loaded.add_metric([model.name], float(model.state == "ready"))
             slots.add_metric([model.name], load.slots)
             busy.add_metric([model.name], load.speaking)
             queue.add_metric([model.name], load.waiting)
             for batch, way in model.ways().items():
                 ways.add_metric([model.name, str(batch), way], 1)
-        return ready, loaded, slots, busy, queue, ways
+        return ready, loaded, slots, busy, queue, ways, frames, paused, gap
 
 
 def blueprint(metrics: Metrics) -> Blueprint:

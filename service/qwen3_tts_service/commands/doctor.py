@@ -56,6 +56,7 @@ class Finding:
     request_s: float
     #: How frames are computed: captured, compiled, eager; several where batch sizes differ.
     ways: str
+    why_not_faster: str
     self_check: str
 
 
@@ -85,6 +86,8 @@ def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: boo
             f"in {finding.request_s:.2f} s, the first after {finding.first_audio_s:.2f} s, "
             f"compute/audio {finding.request_s / finding.duration_s:.2f}"
         )
+        if finding.why_not_faster:
+            click.echo(f"frames could be faster: {finding.why_not_faster}")
     return 0
 
 
@@ -182,5 +185,6 @@ def examine(client: Client) -> Finding:
         first_audio_s=round(answer.first_s, 3),
         request_s=round(answer.request_s, 3),
         ways=", ".join(sorted(set(ready.get("ways", {}).values()))),
+        why_not_faster="; ".join(sorted(set(ready.get("why_not_faster", {}).values()))),
         self_check=ready["self_check"]["status"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,27 +17,38 @@ if TYPE_CHECKING:
     from ..pipeline import SharedCodec
 
 
+#: Where the settings leave it open. On a CPU every batch size costs compilation, and more than two voices share
+#: cores that are too slow for one.
+_SLOTS_ON_GPU, _SLOTS_ON_CPU = 8, 2
+
+
 class EngineLoader:
     """Loads the models of one process; they share the codec."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._codec: SharedCodec | None = None
+        # Models that are loaded by their first requests may be asked for at once.
+        self._loading = threading.Lock()
         # Before torch is imported. What the unit or a person has set stays.
         for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
             os.environ.setdefault(name, str(settings.compile_cache_directory / folder))
 
     @property
-    def slots(self) -> int:
-        """How many requests a model speaks at a time."""
-        return self._settings.slots if self._settings.engine == "frames" else 1
+    def most_slots(self) -> int:
+        """How many requests a model speaks at a time at most; the device is known only when it is loaded."""
+        return (self._settings.slots or _SLOTS_ON_GPU) if self._settings.engine == "frames" else 1
 
     def load(self, path: Path, on_fault: Callable[[DeviceFault], None]) -> Loaded:
-        """Build the engine of the checkpoint at ``path``; seconds to minutes, one call at a time.
+        """Build the engine of the checkpoint at ``path``; seconds to minutes, one at a time.
 
         ``on_fault`` is told when the device is lost later. Raises CheckpointError, ConfigurationError,
         SelfCheckFailed and EngineError.
         """
+        with self._loading:
+            return self._load(path, on_fault)
+
+    def _load(self, path: Path, on_fault: Callable[[DeviceFault], None]) -> Loaded:
         # torch takes seconds to import: on the loader's thread, while the server already answers.
         from ..checkpoints.load import load
         from ..engine.reference import ReferenceEngine
@@ -58,8 +70,11 @@ class EngineLoader:
         engine = streaming_engine(
             model,
             self._shared_codec(on_fault),
-            slots=settings.slots,
+            slots=settings.slots or (_SLOTS_ON_CPU if model.device.type == "cpu" else _SLOTS_ON_GPU),
             positions=settings.positions,
+            weights=settings.weights,
+            fastest=None if settings.fastest_way == "auto" else settings.fastest_way,
+            frame_limit_s=settings.frame_deadline_s,
             on_device_fault=on_fault,
         )
         return Loaded(engine, checked)
@@ -72,6 +87,7 @@ class EngineLoader:
             self._codec = SharedCodec(
                 dtype=self._settings.codec_dtype,
                 threads=self._settings.codec_threads,
+                compile=self._settings.fastest_way != "eager",
                 on_device_fault=on_fault,
             )
         return self._codec

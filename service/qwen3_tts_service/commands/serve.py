@@ -89,7 +89,7 @@ def _serve(settings: Settings, keys: KeyRing) -> int:
     server = Server(
         create_app(lifecycle, settings, keys),
         listener,
-        requests=len(settings.models) * (loader.slots + settings.queue_size),
+        requests=len(settings.models) * (loader.most_slots + settings.queue_size),
         max_body_bytes=settings.max_body_bytes,
         reader_timeout_s=settings.reader_timeout_s,
     )

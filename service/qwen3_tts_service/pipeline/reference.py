@@ -95,5 +95,8 @@ class ReferencePipeline:
         """Why not faster: it is what was asked for."""
         return {}
 
+    def stats(self) -> None:
+        """Nothing is measured inside upstream's ``generate``."""
+
     def close(self) -> None:
         """Nothing runs between requests."""
