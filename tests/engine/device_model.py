@@ -100,9 +100,10 @@ class DeviceModel:
     launches: list[tuple[int, tuple[bool, ...]]] = field(default_factory=list)
     admissions: list[int] = field(default_factory=list)  # seeds, in order
     moves: list[tuple[int, int]] = field(default_factory=list)
-    #: Replaces what a read does, for a device that fails or hangs: called before each read.
-    before_read: Callable[[], None] = lambda: None
-    before_launch: Callable[[], None] = lambda: None
+    #: For a device that fails or hangs: called at the beginning of each of these.
+    before_read: Callable[[], object] = lambda: None
+    before_launch: Callable[[], object] = lambda: None
+    before_admit: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
@@ -115,6 +116,7 @@ class DeviceModel:
 
     def admit(self, slot: int, prompt: ModelPrompt, sampling: Sampling, seed: int, max_frames: int) -> int:
         self._same_thread()
+        self.before_admit()
         self.admissions.append(seed)
         if prompt.refusal is not None:
             # As far as it got before it failed.

@@ -199,19 +199,24 @@ def test_a_device_that_fails_ends_everybody_and_refuses_the_next(where: str) -> 
         assert len(alarm.faults) == 1
 
 
-def test_a_replay_that_never_returns_is_noticed_and_told_at_once() -> None:
-    alarm, device, hang = Alarm(), DeviceModel(2), threading.Event()
+@pytest.mark.parametrize("where", ["read", "launch", "admit"])
+def test_a_call_that_never_returns_is_noticed_and_told_at_once(where: str) -> None:
+    """A GPU that hangs raises nothing: most of all, the replay of a graph is waited for without an end."""
+    alarm, device, hang = Alarm(), DeviceModel(4), threading.Event()
     with running(device, alarm) as scheduler:
-        readers = alarm.readers = [Reader() for _ in range(4)]
-        for seed, reader in enumerate(readers):
+        readers = alarm.readers = [Reader() for _ in range(6)]
+        for seed, reader in enumerate(readers[:3]):
             scheduler.submit(frame_request(ENDLESS, seed=seed), reader)
-        wait_for(lambda: len(readers[1].frames) > 3)
+        wait_for(lambda: len(readers[2].frames) > 10)
         began = time.monotonic()
-        device.before_read = hang.wait  # type: ignore[assignment]
+        setattr(device, f"before_{where}", hang.wait)
+        # One for the free slot, two that wait.
+        for seed, reader in enumerate(readers[3:], start=3):
+            scheduler.submit(frame_request(ENDLESS, seed=seed), reader)
         assert alarm.rung.wait(10.0)
         assert LIMIT_S <= time.monotonic() - began < LIMIT_S + 1.5
-        # Two spoke, two waited; all know before the process is told to end.
-        assert alarm.told_before == [True] * 4
+        # All know before the process is told to end.
+        assert alarm.told_before == [True] * 6
         for reader in readers:
             reason, error = reader.ending
             assert reason is None

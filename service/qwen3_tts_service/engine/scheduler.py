@@ -347,9 +347,12 @@ class Scheduler:
             return None
         batch = self._slots.batch_size(last + 1)
         del rows[batch:]
-        # Whatever has to be compiled is compiled in here, and nothing here waits for the device.
-        with self._watchdog.watch("launching a frame", self._first_use_limit_s):
-            return _Flight(self._runner.launch(batch, [job is not None for job in rows]), rows)
+        kind = ("launching a frame", batch)
+        # On a CPU frames are computed in here, and every new length of the cache may have to be compiled.
+        with self._watch(*kind, always_new=self._runner.computes_at_launch):
+            ticket = self._runner.launch(batch, [job is not None for job in rows])
+        self._used.add(kind)
+        return _Flight(ticket, rows)
 
     def _holds(self, job: Job) -> bool:
         try:
@@ -392,8 +395,8 @@ class Scheduler:
             self._host.add(began - self._read_at)
         self._unbroken, self._read_at = True, ended
 
-    def _watch(self, call: str, kind: int) -> Watchdog:
-        first = (call, kind) not in self._used
+    def _watch(self, call: str, kind: int, *, always_new: bool = False) -> Watchdog:
+        first = always_new or (call, kind) not in self._used
         return self._watchdog.watch(call, self._first_use_limit_s if first else self._frame_limit_s)
 
     def _end(self, job: Job, reason: Finish | None, error: TTSError | None = None) -> None:
