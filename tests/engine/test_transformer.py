@@ -174,6 +174,18 @@ def test_eight_bit_weights_are_within_half_a_step(dtype: torch.dtype) -> None:
     torch.testing.assert_close(product, expected, atol=1e-4 if dtype is torch.float32 else 0.05, rtol=0.01)
 
 
+def test_the_rounding_of_every_layer_is_told(model: LoadedModel) -> None:
+    errors = matrices.rounding_errors(parts(model)["talker"])
+    assert len(errors) == 3 * 7
+    assert all(0.001 < error < 0.02 for error in errors.values())
+    worse = copy.deepcopy(parts(model)["talker"])
+    worse.layers[1].mlp.down_proj.weight.data[:, 5] *= 100
+    name = "layers.1.mlp.down_proj"
+    changed = matrices.rounding_errors(worse)
+    # One large weight in each row takes the resolution of the others.
+    assert {key for key in errors if changed[key] != errors[key]} == {name}
+
+
 def test_eight_bit_speech_stays_near(model: LoadedModel) -> None:
     """The first frame's scores: apart by the rounding of the weights, and no more than that."""
     voice = Voice(PromptBuilder(model).build(REQUEST), Sampling(greedy=True), max_frames=1)
