@@ -6,7 +6,6 @@ It is what the faster engine is compared with, and the engine of this version.
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import threading
 from collections.abc import Callable
@@ -21,13 +20,11 @@ import torch
 from ..checkpoints.load import LoadedModel, codec_kernels, load
 from ..errors import Cancelled, DeviceFault, EngineError, NotSupportedByModel, TTSError
 from ..speech.request import SAMPLES_A_FRAME, CloneReference, Sampling, SpeechRequest, VoicePrompt
+from .device_faults import is_device_lost
 from .requests import RequestReader, default_sampling
 from .voice import VoiceEncoder
 
 logger = logging.getLogger(__name__)
-
-#: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
-_DEVICE_FAULT = re.compile(r"\b(CUDA|HIP) error:")
 
 
 def _never() -> bool:
@@ -35,7 +32,7 @@ def _never() -> bool:
 
 
 def _failure(part: str, error: Exception) -> EngineError:
-    kind = DeviceFault if _DEVICE_FAULT.search(str(error)) else EngineError
+    kind = DeviceFault if is_device_lost(error) else EngineError
     return kind(f"the {part} failed: {error}")
 
 
