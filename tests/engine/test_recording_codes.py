@@ -49,7 +49,7 @@ def test_any_piece_and_length_gives_upstreams_codes(codec: Any, length: int, pie
     assert torch.equal(codes, upstreams(codec, wave))
 
 
-def test_a_minute_passes_in_pieces_of_two_seconds(codec: Any) -> None:
+def test_a_minute_passes_in_pieces_of_four_seconds(codec: Any) -> None:
     seen: list[int] = []
     encoder = RecordingEncoder(codec)
     convolutions = [
@@ -65,7 +65,7 @@ def test_a_minute_passes_in_pieces_of_two_seconds(codec: Any) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    assert max(seen) <= 2 * 24_000 + 6
+    assert max(seen) <= 4 * 24_000 + 6
     assert codes.shape == (750, 16)
     assert torch.equal(codes, upstreams(codec, wave))
 

@@ -14,8 +14,8 @@ import torch
 
 from ..errors import CheckpointError
 
-#: Samples that pass the first convolutions at a time: 2 s, a multiple of their stride of 960.
-PIECE = 48_000
+#: Samples that pass the first convolutions at a time: 4 s, a multiple of their stride of 960.
+PIECE = 96_000
 
 
 class RecordingEncoder:
