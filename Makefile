@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE = 1
 DEMO = PYTHONPATH=tools:molecule $(PYTHON) -m demo
 
-.PHONY: help venv controller check test demo demo-down demo-local docs
+.PHONY: help venv controller check test demo demo-down demo-local docs gpu-check
 
 help:
 	@echo 'make demo        roll out to a throw-away systemd host and fetch speech from it'
@@ -13,6 +13,7 @@ help:
 	@echo 'make check       lint and unit tests'
 	@echo 'make controller  .venv-ansible: what ansible-playbook needs, on your side'
 	@echo 'make venv        .venv (CPU runtime, patched, and test tools) and .venv-ansible (controller)'
+	@echo 'make gpu-check   on a machine with a GPU: parity, benchmark tables, load'
 	@echo 'make docs        write the generated tables into README.md'
 
 # Both are left alone when their locks, patches and Python did not change.
@@ -39,3 +40,7 @@ demo-local:
 
 docs: venv
 	.venv/bin/python tools/variables.py --write
+
+# Not with .venv, which has a torch for the CPU: PYTHON is one with torch for the GPU and the service's wheels.
+gpu-check:
+	PYTHONPATH=service $(PYTHON) tools/gpu_check.py

@@ -16,6 +16,7 @@ from .errors import TTSError
 
 #: Subcommand -> module under ``commands/`` (each holds one click command named ``command``) and its help line.
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "bench": ("bench", "Measure a checkpoint on this host, beside upstream and the hardware's floor."),
     "checkpoint": ("checkpoint", "Write synthetic checkpoints: random weights, real geometry."),
     "doctor": ("doctor", "Ask a running server for one sentence and check what comes back."),
     "models": ("models", "Fetch model weights."),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Seconds of ``time.monotonic``, which all processes of a host share: launched, read; and rows of the batch.
 _RECORD = struct.Struct("<ddi")
+_SOON_S = 0.1
 
 
 def install(frame_times: str) -> None:
@@ -83,9 +84,8 @@ def forbid_end(model: LoadedModel) -> RemovableHandle:
 
 
 class _TimedTicket:
-    def __init__(self, ticket: Any, batch: int, file: BinaryIO) -> None:
-        self._ticket, self._batch, self._file = ticket, batch, file
-        self._launched = time.monotonic()
+    def __init__(self, ticket: Any, batch: int, launched: float, file: BinaryIO) -> None:
+        self._ticket, self._batch, self._launched, self._file = ticket, batch, launched, file
 
     def read(self) -> Any:
         result = self._ticket.read()
@@ -97,7 +97,11 @@ def _timed(runner: Any, file: BinaryIO) -> None:
     launch = runner.launch
 
     def launch_timed(self: Any, batch: int, active: Any) -> _TimedTicket:
-        return _TimedTicket(launch(self, batch, active), batch, file)
+        launched = time.monotonic()
+        if self.computes_at_launch:
+            # Nothing is launched ahead then: what comes soon after a frame still belongs to its run.
+            launched -= _SOON_S
+        return _TimedTicket(launch(self, batch, active), batch, launched, file)
 
     runner.launch = launch_timed
 

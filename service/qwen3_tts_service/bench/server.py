@@ -72,8 +72,10 @@ class Server:
                 break
             if found := _LISTENING.search(log):
                 self.port = int(found[1])
-                if self.get("/ready")[0] == http.client.OK:
-                    return
+                # It listens before it serves, and may be on its way down: the log says why then.
+                with contextlib.suppress(OSError):
+                    if self.get("/ready")[0] == http.client.OK:
+                        return
             time.sleep(_LOOK_S)
         raise EngineError(f"the server does not come up; its log ends with: {log[-1500:].strip()}")
 
