@@ -225,11 +225,12 @@ def test_a_call_that_never_returns_is_noticed_and_told_at_once(where: str) -> No
         with pytest.raises(DeviceFault):
             scheduler.submit(frame_request(5), Reader())
         # What the device brings after all reaches nobody.
-        before = [list(reader.frames) for reader in readers]
+        before, launched = [list(reader.frames) for reader in readers], len(device.launches)
         hang.set()
         scheduler._thread.join(5.0)
         assert not scheduler._thread.is_alive()
         assert [reader.frames for reader in readers] == before
+        assert len(device.launches) == launched + (where == "launch")
         assert all(len(reader.endings) == 1 for reader in readers)
         assert len(alarm.faults) == 1
 

@@ -14,23 +14,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from ..errors import DeviceFault, Draining, EngineError, QueueFull, TTSError
 from .device_faults import is_device_lost
 from .frame_times import FrameTimes
 from .jobs import Finish, FrameRequest, FrameSink, Job
+from .runner import FrameResult, FrameTicket, Runner
 from .slots import Slots
 from .watchdog import Overdue, Watchdog
-
-if TYPE_CHECKING:
-    from ..speech.request import Sampling
-    from .prompt import Prompt
 
 __all__ = [
     "Finish",
@@ -46,58 +39,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: A frame of the largest model takes 0.02 s on a GPU and up to a few seconds on a busy CPU.
+#: Frames take milliseconds on a GPU: this long is a device that hangs.
 FRAME_LIMIT_S = 10.0
 #: For whatever is used for the first time: it may have to be compiled and captured.
 FIRST_USE_LIMIT_S = 300.0
 #: How often readers, deadlines and the queue are looked at while no frame runs that would do it (seconds).
 _LOOK_S = 0.02
-
-
-class FrameResult(Protocol):
-    """One computed frame. The arrays are never written to again."""
-
-    @property
-    def codes(self) -> npt.NDArray[np.int32]:
-        """[batch, 16]; rows that did not advance hold anything."""
-
-    @property
-    def done(self) -> npt.NDArray[np.bool_]:
-        """[batch]: the row ended with this frame or before it."""
-
-
-class FrameTicket(Protocol):
-    """A launched frame."""
-
-    def read(self) -> FrameResult:
-        """Wait until the frame is computed. Raises RuntimeError when the device failed."""
-
-
-class Runner(Protocol):
-    """The device: does what it is told in order, and is only called from one thread.
-
-    A row that is not active, or that ended, does not advance.
-    """
-
-    @property
-    def slots(self) -> int: ...
-
-    @property
-    def batch_sizes(self) -> Sequence[int]:
-        """The row counts that ``launch`` takes; the largest is ``slots``."""
-
-    @property
-    def computes_at_launch(self) -> bool:
-        """Whether ``launch`` returns when the frame is computed, as on a CPU: nothing is gained by running ahead."""
-
-    def launch(self, batch: int, active: Sequence[bool]) -> FrameTicket:
-        """Begin a frame of slots 0 to ``batch``. ``active`` has ``batch`` entries."""
-
-    def admit(self, slot: int, prompt: Prompt, sampling: Sampling, seed: int, max_frames: int) -> object:
-        """Make ``slot`` ready for the first frame of a request, whatever it held before."""
-
-    def move(self, source: int, target: int) -> None:
-        """Copy everything that ``source`` holds to ``target``."""
 
 
 @dataclass(frozen=True)
