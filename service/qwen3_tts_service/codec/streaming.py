@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from ..errors import EngineError
 from . import layers
-from .compiled import CompiledWaveform, NotCompiled, default_directory
+from .compiled_waveform import CompiledWaveform
+from .kernels import Kernels, NotCompiled, PackedConvolution, default_directory
 from .transformer import transform
-from .weights import Convolution, DecoderWeights, WaveformWeights, fold
+from .weights import DecoderWeights, Product, fold, replace_products
 
 log = logging.getLogger(__name__)
 
 #: Frames computed at a time within a call: activations of more would leave the processor's caches.
-PIECE_FRAMES = 8
+PIECE_FRAMES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class StreamingDecoder:
     ``upstream`` is a ``Qwen3TTSTokenizerV2Decoder``; its weights are copied into other forms and it is not used
     afterwards. One thread at a time may call :meth:`decode`, with as many cores as torch has threads. On the CPU
     the waveform part runs through kernels compiled for its processor, kept in the directory ``kernels``
-    (:func:`.compiled.default_directory` unless given); ``way`` says what came of it, ``reason`` why not.
+    (:func:`.kernels.default_directory` unless given); ``way`` says what came of it, ``reason`` why not.
 
     Raises CheckpointError when the decoder is built in a way that this class does not know.
     """
@@ -84,24 +85,29 @@ class StreamingDecoder:
         self.samples_per_frame = 1
         for convolution in _convolutions(weights):
             self.samples_per_frame *= convolution.stride
+        self.way, self.reason = "eager", "compiling was not asked for"
+        self._waveform: Callable[[Tensor, list[Tensor]], Tensor] = partial(
+            layers.waveform, weights=weights.waveform
+        )
+        if compile:
+            weights = self._compiled(weights, kernels or default_directory())
         self._codebooks, self._pre, self._transformer = weights.codebooks, weights.pre, weights.transformer
         self._upsamples = weights.upsamples
-        self._waveform, self.reason = self._choose(weights.waveform, compile, kernels)
-        self.way = "compiled" if isinstance(self._waveform, CompiledWaveform) else "eager"
 
-    def _choose(
-        self, weights: WaveformWeights, compile: bool, kernels: Path | None
-    ) -> tuple[Callable[[Tensor, list[Tensor]], Tensor], str]:
-        """The fastest way to the waveform that works here, and why it is no faster one."""
-        if not compile:
-            return partial(layers.waveform, weights=weights), "compiling was not asked for"
+    def _compiled(self, weights: DecoderWeights, directory: Path) -> DecoderWeights:
+        """Take the compiled way where there is one, and say why where there is none."""
         if self.device.type != "cpu":
-            return partial(layers.waveform, weights=weights), "kernels are compiled for the CPU only"
+            self.reason = "kernels are compiled for the CPU only"
+            return weights
         try:
-            return CompiledWaveform(weights, self.dtype, kernels or default_directory()), ""
+            kernels = Kernels(self.dtype, directory)
         except NotCompiled as error:
+            self.reason = str(error)
             log.warning("the codec computes without compiled kernels: %s", error)
-            return partial(layers.waveform, weights=weights), str(error)
+            return weights
+        self.way, self.reason = "compiled", ""
+        self._waveform = CompiledWaveform(weights.waveform, kernels)
+        return replace_products(weights, lambda convolution: PackedConvolution(convolution, kernels))
 
     def new_state(self, batch: int = 1) -> DecoderState:
         """State of ``batch`` streams before their first frame."""
@@ -185,7 +191,7 @@ class StreamingDecoder:
             start += rows * channels
 
 
-def _convolutions(weights: DecoderWeights) -> Iterator[Convolution]:
+def _convolutions(weights: DecoderWeights) -> Iterator[Product]:
     yield weights.pre
     for upsample, _ in weights.upsamples:
         yield upsample
@@ -198,7 +204,7 @@ def _convolutions(weights: DecoderWeights) -> Iterator[Convolution]:
 def _layout(weights: DecoderWeights) -> Iterator[tuple[int, int]]:
     """Rows and channels of every part of the state, in the order of computation."""
 
-    def before(convolution: Convolution) -> tuple[int, int]:
+    def before(convolution: Product) -> tuple[int, int]:
         return convolution.history, convolution.channels
 
     yield before(weights.pre)

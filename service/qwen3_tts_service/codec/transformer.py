@@ -28,8 +28,8 @@ def transform(x: Tensor, position: Tensor, windows: list[Tensor], weights: Trans
     for index, layer in enumerate(weights.layers):
         keys, values = windows[2 * index : 2 * index + 2]
         x = x + _attend(_normed(x, weights.epsilon), cosine, sine, seen, keys, values, layer, weights)
-        gate, up = fn.linear(_normed(x, weights.epsilon), layer.gate_up).chunk(2, dim=-1)
-        x = x + fn.linear(fn.silu(gate) * up, layer.down)
+        gate, up = layer.gate_up(_normed(x, weights.epsilon)).chunk(2, dim=-1)
+        x = x + layer.down(fn.silu(gate) * up)
     return _normed(x, weights.epsilon)
 
 
@@ -68,11 +68,11 @@ def _attend(
 
     query_width, kept_width = weights.heads * weights.head_dim, weights.kv_heads * weights.head_dim
     widths = (query_width, kept_width, kept_width)
-    query, key, value = torch.split_with_sizes(fn.linear(x, layer.qkv, layer.qkv_bias), widths, dim=-1)
+    query, key, value = torch.split_with_sizes(layer.qkv(x), widths, dim=-1)
     query = _rotated(heads_first(query), cosine, sine)
     key = _rotated(heads_first(key), cosine, sine).transpose(1, 2).flatten(2)
     all_keys, all_values = heads_first(with_history(key, keys)), heads_first(with_history(value, values))
     mixed = fn.scaled_dot_product_attention(
         query, all_keys, all_values, attn_mask=seen, enable_gqa=weights.heads != weights.kv_heads
     )
-    return fn.linear(mixed.transpose(1, 2).flatten(2), layer.output, layer.output_bias)
+    return layer.output(mixed.transpose(1, 2).flatten(2))

@@ -14,10 +14,12 @@ them, and SnakeBeta's exponentials.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as fn
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
@@ -31,41 +33,80 @@ class Snake:
     depth: Tensor  # [channels], inverted
 
 
+class Product(Protocol):
+    """A causal convolution over rows of channels, or with one tap a projection."""
+
+    @property
+    def taps(self) -> int: ...
+
+    @property
+    def stride(self) -> int:
+        """Rows of output from one row of input."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of an input row."""
+
+    @property
+    def history(self) -> int:
+        """Rows of input that an output needs from before it."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[batch, history + n, channels] to [batch, n, out]."""
+
+
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """A causal convolution over rows of channels, written as a matrix product.
+    """A causal convolution written as a matrix product, and computed by torch.
 
     ``weight [out, taps * in]`` meets the rows ``t - (taps - 1) * dilation, ..., t - dilation, t`` laid side by
     side; ``stride`` is how many rows of the output one row of the input makes, ``out`` = stride * channels.
     """
 
     weight: Tensor
-    bias: Tensor  # [out]
+    bias: Tensor | None  # [out]
     taps: int = 1
     dilation: int = 1
     stride: int = 1
 
     @property
     def channels(self) -> int:
-        """Channels of an input row."""
         return self.weight.shape[1] // self.taps
 
     @property
     def history(self) -> int:
-        """Rows of input that an output needs from before it."""
         return (self.taps - 1) * self.dilation
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self.taps == 1:
+            return fn.linear(rows, self.weight, self.bias)
+        return self._by_library(rows) if rows.is_cpu else self._by_windows(rows)
+
+    def _by_library(self, rows: Tensor) -> Tensor:
+        """Through the library's convolution, which reads rows of channels without a copy (channels last)."""
+        kernel = self.weight.view(-1, self.taps, self.channels).permute(0, 2, 1).unsqueeze(2)
+        image = rows.unsqueeze(1).permute(0, 3, 1, 2)
+        out = fn.conv2d(image, kernel, self.bias, dilation=(1, self.dilation))
+        return out.squeeze(2).transpose(1, 2)
+
+    def _by_windows(self, rows: Tensor) -> Tensor:
+        """As one matrix product. GPUs: no convolution library is asked, so none can search for kernels."""
+        batch, length, channels = rows.shape
+        windows = rows.as_strided(
+            (batch, length - self.history, self.taps, channels),
+            (rows.stride(0), channels, self.dilation * channels, 1),
+        )
+        return fn.linear(windows.flatten(2), self.weight, self.bias)
 
 
 @dataclass(frozen=True, eq=False)
 class TransformerLayer:
     """Norm weights are folded into ``qkv`` and ``gate_up``, the layer scales into ``output`` and ``down``."""
 
-    qkv: Tensor  # [(heads + 2 kv_heads) * head_dim, hidden]
-    qkv_bias: Tensor | None
-    output: Tensor  # [hidden, heads * head_dim]
-    output_bias: Tensor | None
-    gate_up: Tensor  # [2 * mlp, hidden]
-    down: Tensor  # [hidden, mlp]
+    qkv: Product  # to (heads + 2 kv_heads) * head_dim
+    output: Product
+    gate_up: Product  # to 2 * mlp
+    down: Product
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +130,8 @@ class ConvNext:
     depthwise: Tensor  # [taps, channels]
     depthwise_bias: Tensor  # [channels]
     epsilon: float
-    widen: Convolution
-    narrow: Convolution
+    widen: Product
+    narrow: Product
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +168,30 @@ class DecoderWeights:
     """All of it, in the order of computation."""
 
     codebooks: Tensor  # [codebooks, codebook_size, channels]
-    pre: Convolution
+    pre: Product
     transformer: Transformer
-    upsamples: list[tuple[Convolution, ConvNext]]
+    upsamples: Sequence[tuple[Product, ConvNext]]
     waveform: WaveformWeights
+
+
+def replace_products(weights: DecoderWeights, by: Callable[[Convolution], Product]) -> DecoderWeights:
+    """The same decoder with every product in front of the waveform part computed in another way."""
+
+    def replaced(part: Any) -> Any:
+        if isinstance(part, Convolution):
+            return by(part)
+        if isinstance(part, WaveformWeights):
+            return part
+        if is_dataclass(part) and not isinstance(part, type):
+            return replace(
+                part, **{field.name: replaced(getattr(part, field.name)) for field in fields(part)}
+            )
+        if isinstance(part, list | tuple):
+            return type(part)(replaced(item) for item in part)
+        return part
+
+    changed: DecoderWeights = replaced(weights)
+    return changed
 
 
 def fold(decoder: nn.Module, *, dtype: torch.dtype, device: torch.device) -> DecoderWeights:
@@ -175,6 +236,9 @@ class _Folding:
     def convolution(self, rows: Tensor, bias: Tensor, dilation: int = 1, stride: int = 1) -> Convolution:
         return Convolution(self.ready(rows.flatten(1)), self.ready(bias), rows.shape[1], dilation, stride)
 
+    def projection(self, weight: Tensor, bias: Tensor | None = None) -> Convolution:
+        return Convolution(self.ready(weight), None if bias is None else self.ready(bias))
+
     def causal(self, module: Any) -> Convolution:
         return self.convolution(*_kernel_rows(module), dilation=module.dilation)
 
@@ -209,13 +273,13 @@ class _Folding:
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         biased = attention.q_proj.bias is not None
         gate_up = torch.cat([_double(mlp.gate_proj.weight), _double(mlp.up_proj.weight)])
+        qkv = torch.cat([_double(projection.weight) for projection in projections]) * norm_in
+        output = _double(attention.o_proj.weight) * scale_in[:, None]
         return TransformerLayer(
-            qkv=self.ready(torch.cat([_double(projection.weight) for projection in projections]) * norm_in),
-            qkv_bias=self.ready(torch.cat([_double(p.bias) for p in projections])) if biased else None,
-            output=self.ready(_double(attention.o_proj.weight) * scale_in[:, None]),
-            output_bias=self.ready(_double(attention.o_proj.bias) * scale_in) if biased else None,
-            gate_up=self.ready(gate_up * norm_mlp),
-            down=self.ready(_double(mlp.down_proj.weight) * scale_mlp[:, None]),
+            qkv=self.projection(qkv, torch.cat([_double(p.bias) for p in projections]) if biased else None),
+            output=self.projection(output, _double(attention.o_proj.bias) * scale_in if biased else None),
+            gate_up=self.projection(gate_up * norm_mlp),
+            down=self.projection(_double(mlp.down_proj.weight) * scale_mlp[:, None]),
         )
 
     def transformer(self, module: Any) -> Transformer:
@@ -248,8 +312,8 @@ class _Folding:
             depthwise=self.ready(rows[..., 0].T),
             depthwise_bias=self.ready(bias),
             epsilon=module.norm.eps,
-            widen=self.convolution((widen * _double(module.norm.weight))[:, None], widen_bias),
-            narrow=self.convolution((narrow * scale[:, None])[:, None], _double(module.pwconv2.bias) * scale),
+            widen=self.projection(widen * _double(module.norm.weight), widen_bias),
+            narrow=self.projection(narrow * scale[:, None], _double(module.pwconv2.bias) * scale),
         )
 
     def block(self, module: Any) -> Block:

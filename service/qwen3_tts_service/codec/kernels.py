@@ -1,0 +1,243 @@
+"""Convolutions on the CPU through kernels that are compiled on the host, for its own processor.
+
+``kernels.cpp`` needs a C++ compiler and nothing else: no Python headers, no torch headers. It is built once per
+host, kept beside the other compiled code and loaded with ctypes, which lets go of the interpreter's lock while
+a kernel runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .weights import Convolution, Snake
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-fopenmp",
+)
+_BUILD_LIMIT_S = 120
+
+
+class NotCompiled(Exception):
+    """There is no compiled way on this host; the message says why."""
+
+
+def default_directory() -> Path:
+    """Where built kernels are kept: systemd's cache directory, else the user's."""
+    cache = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    return (Path(cache) if cache else Path("~/.cache/qwen3-tts").expanduser()) / "compile"
+
+
+def load_library(directory: Path) -> ctypes.CDLL:
+    """The kernels' library, built now unless ``directory`` has it from an earlier start.
+
+    Raises NotCompiled where there is no compiler, or where it fails.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise NotCompiled("no C++ compiler: g++ is not on PATH")
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
+        built = directory / f"codec-{_fingerprint(version)}.so"
+        if not built.is_file():
+            _build(compiler, built)
+        return ctypes.CDLL(str(built))
+    except subprocess.CalledProcessError as error:
+        raise NotCompiled(f"{compiler} failed: {error.stderr.decode(errors='replace')[-300:]}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotCompiled(f"the kernels could not be built or loaded: {error}") from error
+
+
+def _fingerprint(compiler: bytes) -> str:
+    """Of everything that the library depends on: a cache moved to another processor must not be used there."""
+    try:
+        information = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        processor = next(line for line in information.splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    parts = (
+        _SOURCE.read_bytes(),
+        compiler,
+        " ".join(_FLAGS).encode(),
+        platform.machine().encode(),
+        processor.encode(),
+    )
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _build(compiler: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Built aside and renamed: two processes that start together must not load half a library.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        fresh = Path(folder) / target.name
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(fresh)]
+        subprocess.run(command, capture_output=True, check=True, timeout=_BUILD_LIMIT_S)
+        fresh.replace(target)
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = (
+        ("channels", ctypes.c_int64),
+        ("taps", ctypes.c_int64),
+        ("dilation", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("frequency", ctypes.c_void_p),
+        ("depth", ctypes.c_void_p),
+    )
+
+
+class Target(ctypes.Structure):
+    _fields_ = (
+        ("residual", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("out_step", ctypes.c_int64),
+        ("activated", ctypes.c_void_p),
+        ("activated_step", ctypes.c_int64),
+    )
+
+
+class PackedConvolution:
+    """A convolution as the kernels read it, with the SnakeBeta that its result goes through."""
+
+    def __init__(
+        self, convolution: Convolution, kernels: Kernels, then: Snake | None = None, *, packed: bool = True
+    ) -> None:
+        self.taps, self.dilation, self.stride = convolution.taps, convolution.dilation, convolution.stride
+        self.history, self.channels = convolution.history, convolution.channels
+        self._kernels = kernels
+        panel = kernels.panel
+        width, depth = convolution.weight.shape
+        padded = -(-width // panel) * panel
+        self._kept: list[Tensor] = []
+        if packed:
+            rows = convolution.weight.new_zeros(padded, depth)
+            rows[:width] = convolution.weight
+            # One vector lane takes 32 bits of a row: one float, or two neighbouring bfloat16.
+            together = 4 // rows.element_size()
+            weight = (
+                rows.view(padded // panel, panel, depth // together, together)
+                .permute(0, 2, 1, 3)
+                .contiguous()
+            )
+        else:
+            weight = convolution.weight.float().contiguous()
+        self._kept.append(weight)
+        snake: tuple[int | None, int | None] = (None, None)
+        if then is not None:
+            repeats = convolution.stride
+            snake = (
+                self._pad(then.frequency.repeat(repeats), padded),
+                self._pad(then.depth.repeat(repeats), padded),
+            )
+        self.structure = _Convolution(
+            convolution.channels,
+            convolution.taps,
+            convolution.dilation,
+            width,
+            weight.data_ptr(),
+            self._pad(convolution.bias, padded),
+            *snake,
+        )
+
+    def _pad(self, values: Tensor | None, length: int) -> int:
+        padded = torch.zeros(length)
+        if values is not None:
+            padded[: values.shape[0]] = values
+        self._kept.append(padded)
+        return padded.data_ptr()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """As :meth:`Convolution.__call__`, through the kernels."""
+        if self.taps == 1:  # one long stream: rows of different streams are neighbours
+            streams, fresh, source = 1, rows.shape[0] * rows.shape[1], rows.contiguous()
+        else:
+            streams, fresh, source = rows.shape[0], rows.shape[1] - self.history, rows.contiguous()
+        out = torch.empty(rows.shape[0], rows.shape[1] - self.history, self.structure.width, dtype=rows.dtype)
+        target = Target(activated=out.data_ptr(), activated_step=fresh * self.structure.width)
+        place = source.data_ptr(), source.stride(0), streams, fresh
+        self._kernels.convolve(self, place, target)
+        return out
+
+
+class Kernels:
+    """The built library for rows of one dtype, float32 or bfloat16.
+
+    In bfloat16 the rows that meet weights are bfloat16; sums, residuals and SnakeBeta are float32. Kernels use
+    as many cores as torch has threads. Raises NotCompiled where they cannot be built, or cannot do ``dtype``.
+    """
+
+    def __init__(self, dtype: torch.dtype, directory: Path) -> None:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise NotCompiled(f"no kernels for {dtype}")
+        self.dtype = dtype
+        self._library = load_library(directory)
+        self._bfloat = ctypes.c_int(dtype == torch.bfloat16)
+        if dtype == torch.bfloat16 and not self._library.codec_has_bfloat():
+            raise NotCompiled("this processor has no bfloat16 dot product (AVX512_BF16)")
+        self.panel = int(self._library.codec_panel())
+
+    def convolve(self, packed: PackedConvolution, source: _Place, target: Target) -> None:
+        self._library.codec_convolve(
+            self._bfloat, ctypes.byref(packed.structure), *_rows(source), ctypes.byref(target), _threads()
+        )
+
+    def unit(
+        self,
+        dilated: PackedConvolution,
+        project: PackedConvolution,
+        source: _Place,
+        target: Target,
+        between: Tensor,
+    ) -> None:
+        """Both, one after the other; ``between`` [streams, rows, channels] is room for what lies between them."""
+        self._library.codec_unit(
+            self._bfloat,
+            ctypes.byref(dilated.structure),
+            ctypes.byref(project.structure),
+            *_rows(source),
+            ctypes.byref(target),
+            ctypes.c_void_p(between.data_ptr()),
+            _threads(),
+        )
+
+    def leave(self, packed: PackedConvolution, source: _Place, sound: Tensor) -> None:
+        """To one channel [streams, rows], clamped to [-1, 1]."""
+        self._library.codec_leave(
+            self._bfloat,
+            ctypes.byref(packed.structure),
+            *_rows(source),
+            ctypes.c_void_p(sound.data_ptr()),
+            _threads(),
+        )
+
+
+#: Where rows lie: address, elements from stream to stream, streams, rows that are computed of each.
+_Place = tuple[int, int, int, int]
+
+
+def _rows(place: _Place) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]:
+    address, step, streams, rows = place
+    return ctypes.c_void_p(address), ctypes.c_int64(step), ctypes.c_int64(streams), ctypes.c_int64(rows)
+
+
+def _threads() -> ctypes.c_int:
+    return ctypes.c_int(torch.get_num_threads())
