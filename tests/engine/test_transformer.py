@@ -168,10 +168,14 @@ def test_eight_bit_weights_are_within_half_a_step(dtype: torch.dtype) -> None:
     largest = 0.5 if dtype is torch.float32 else 1.0
     assert ((restored - weight.double()).abs() <= largest * step * 1.01).all()
     assert 0.002 < matrices.rounding_error(weight) < 0.01
-    x = torch.randn(2, 3, 128, generator=generator).to(dtype)
-    product = matrices.linear(x, matrices.Int8Matrix(values, scales)).double()
-    expected = x.double() @ restored.T
-    torch.testing.assert_close(product, expected, atol=1e-4 if dtype is torch.float32 else 0.05, rtol=0.01)
+    # A few rows as in a frame, and many as in a prompt: two ways to the same product.
+    for rows in (1, 3, 100):
+        x = torch.randn(2, rows, 128, generator=generator).to(dtype)
+        product = matrices.linear(x, matrices.Int8Matrix(values, scales)).double()
+        expected = x.double() @ restored.T
+        torch.testing.assert_close(
+            product, expected, atol=1e-4 if dtype is torch.float32 else 0.05, rtol=0.01
+        )
 
 
 def test_the_rounding_of_every_layer_is_told(model: LoadedModel) -> None:
