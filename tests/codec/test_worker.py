@@ -207,6 +207,21 @@ def test_a_continued_recording_is_heard_and_not_played() -> None:
         assert len(worker._heard._states) == 0
 
 
+def test_a_recording_that_is_half_heard_is_not_known_yet() -> None:
+    decoder = ToyDecoder(frame_s=0.001)
+    recording = frames(40, seed=1).astype(np.int64)
+    expected = sound(np.concatenate((recording.astype(np.int32), frames(3, seed=2))))[40 * SAMPLES :]
+    with running(decoder) as worker:
+        listeners = [Listener(worker, context=recording)]
+        wait_for(lambda: len(decoder.calls) == 2)
+        listeners.append(Listener(worker, context=recording))
+        for listener in listeners:
+            listener.say(frames(3, seed=2))
+        for listener in listeners:
+            assert listener.end() is None
+            np.testing.assert_allclose(listener.heard, expected, rtol=1e-6)
+
+
 def test_sound_of_the_wrong_length_or_no_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = ToyDecoder()
     whole = decoder.decode

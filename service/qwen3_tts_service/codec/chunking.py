@@ -8,7 +8,7 @@ Small chunks sound early and are dear (the codec's weights are read once a chunk
 1, 2, 4, 8, 16 frames. A stream whose listener has enough to hear waits until its next, larger chunk is full;
 one that is about to run dry never waits, it takes what is there.
 
-A decoder that is compiled is compiled for each shape anew, so chunks come in few shapes (batch, frames).
+A decoder may have to be compiled or captured for each shape anew, so chunks come in few shapes (batch, frames).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRAME_S = 0.08
 #: (seconds of sound). More than the largest chunk takes on the slowest host that keeps up, 16 frames on two
 #: cores, plus the time to be noticed.
 AHEAD_S = 0.5
-#: At most this many shapes: each costs a compilation when a release is staged.
+#: At most this many shapes: each may cost a compilation when a release is staged, and is run at every start.
 MOST_SHAPES = 6
 
 
@@ -34,10 +34,11 @@ class Shape(NamedTuple):
     frames: int
 
 
-#: A CPU gains little from a batch once the chunk is longer than the time its weights take to be read, and a
-#: long call keeps fresh streams waiting: only first chunks go together.
+#: On a CPU long chunks are as good as wide ones, and a long call keeps fresh streams waiting: only first chunks
+#: go together. Measured with one thread of an AMD EPYC, fp32, ms a frame: 1x1 52, 1x2 41, 1x4 34, 1x8 29,
+#: 1x16 28, 2x1 44, 4x1 37, 4x4 28, 2x8 27.
 CPU_SHAPES = (Shape(1, 1), Shape(1, 2), Shape(1, 4), Shape(1, 8), Shape(1, 16), Shape(4, 1))
-#: A GPU gains almost all of the batch: its calls are bound by launches and weights.
+#: A GPU is bound by launches and weights, so that streams side by side cost little more than one. Not measured.
 GPU_SHAPES = (Shape(1, 1), Shape(1, 4), Shape(1, 16), Shape(8, 1), Shape(8, 4), Shape(32, 16))
 
 

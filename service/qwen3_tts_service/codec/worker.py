@@ -1,10 +1,10 @@
 """Frames of many streams become sound here, on threads of their own, while the engine makes the next ones.
 
-Nobody waits for the codec but the listener: :meth:`.stream.CodecStream.push` only puts a frame down. Which frames are
-decoded next, and together with whose, is the rule of :mod:`.chunking`.
+Nobody waits for the codec but the listener: :meth:`.stream.CodecStream.push` only puts a frame down. Which
+frames are decoded next, and together with whose, is the rule of :mod:`.chunking`.
 
-A compiled decoder is compiled for a shape and for a thread count (see :mod:`.threads`), so every shape is run
-on every codec thread before the first stream.
+Every shape is run on every codec thread before the first stream: what a decoder compiles it compiles for a
+thread's count of torch threads (see :mod:`.threads`), and the rule wants each shape's seconds.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class CodecWorker:
     def _warm_up(self) -> None:
         for shape in self.shapes:
             codes = np.zeros((16, shape.frames), np.int32)
-            # Compilation happens in the first run and once more where the state is no longer new.
+            # What is set up at first use, such as scratch memory and thread pools, is not in the last run.
             states = [self._decoder.new_state() for _ in range(shape.batch)]
             for _ in range(3):
                 started = time.monotonic()
