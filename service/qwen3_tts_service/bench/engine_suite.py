@@ -76,10 +76,11 @@ def run(plan: Plan) -> Report:
     building_s = time.perf_counter() - started
     floor = LanguageModelFloor.of(model.checkpoint.config)
     rows: list[dict[str, Cell]] = []
+    last = len(prompt.embeds) + _WARM_UPS + plan.frames
     for batch in plan.batches:
         plan.say(f"ours, batch {batch}")
         timed = time_frames(runner, prompt, batch=batch, frames=plan.frames)
-        cost = floor.frame(batch=batch, length=plan.positions, bytes_a_number=model.dtype.itemsize)
+        cost = floor.frame(batch=batch, length=last, bytes_a_number=model.dtype.itemsize)
         least_s = cost.seconds(
             bytes_a_second=measured.bytes_a_second, operations_a_second=measured.operations_a_second
         )
@@ -96,7 +97,7 @@ def run(plan: Plan) -> Report:
         "matrix_gflops": measured.operations_a_second / 1e9,
         "memory_gb": _memory_gb(model.device),
     }
-    tables = [_frames_table(plan, len(prompt.embeds), rows), _carried(plan, runner, frames, floor, model)]
+    tables = [_frames_table(plan, last, rows), _carried(plan, runner, frames, floor, model)]
     return Report("engine", provenance.collect(), facts, tables)
 
 
@@ -138,8 +139,7 @@ def _row(batch: int, timed: Frames, least_s: float, theirs: Spread | None) -> di
     }
 
 
-def _frames_table(plan: Plan, prompt_positions: int, rows: list[dict[str, Cell]]) -> Table:
-    last = prompt_positions + plan.frames + _WARM_UPS
+def _frames_table(plan: Plan, last: int, rows: list[dict[str, Cell]]) -> Table:
     return Table(
         name="frames",
         title=f"Frames up to {last} of {plan.slot_positions} positions, mixed sampling settings",

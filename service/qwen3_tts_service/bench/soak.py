@@ -94,7 +94,8 @@ class _Loop:
         """Speak texts of random lengths until it is over."""
         choose = random.Random(number)  # noqa: S311 - lengths of test texts
         while not self.over.is_set():
-            text = " ".join([SENTENCE] * choose.randint(1, 8))[: choose.randint(4, 600)]
+            # A character is at most one token, and half of a slot is left to speak in.
+            text = (SENTENCE * 8)[: choose.randint(4, min(600, self._plan.slot_positions // 2))]
             frames = choose.randint(1, self._plan.frames)
             request = spoken_by(self._checkpoint, text, max_frames=frames, seed=choose.getrandbits(31))
             try:

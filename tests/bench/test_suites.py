@@ -1,0 +1,128 @@
+"""Each suite on the tiny checkpoint: its figures fit together."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from qwen3_tts_service.bench import codec_suite, engine_suite, original, soak
+from qwen3_tts_service.bench.plan import Plan
+from qwen3_tts_service.bench.report import Report, Table
+from qwen3_tts_service.bench.statistics import Spread
+from qwen3_tts_service.cli import group
+from qwen3_tts_service.errors import ConfigurationError
+
+
+def table(report: Report, name: str) -> Table:
+    [found] = [table for table in report.tables if table.name == name]
+    return found
+
+
+def median(value: Any) -> float:
+    assert isinstance(value, Spread)
+    return value.median
+
+
+def test_frames_are_compared_with_upstream_and_with_the_floor(plan: Plan) -> None:
+    report = engine_suite.run(plan)
+    rows = table(report, "frames").rows
+    assert [row["batch"] for row in rows] == [1, 2]
+    for row in rows:
+        ours, theirs = median(row["ms"]), median(row["upstream_ms"])
+        assert row["ratio"] == pytest.approx(theirs / ours)
+        assert row["compute_audio"] == pytest.approx(ours / 80 / int(str(row["batch"])))
+        assert row["of_floor"] == pytest.approx(ours / float(str(row["floor_ms"])))
+        assert isinstance(row["ms"], Spread)
+        assert row["ms"].count == plan.frames
+    program = table(report, "program").rows
+    assert [row["batch"] for row in program] == [1, 2]
+    # Little more is read than the geometry asks for; a CPU has no kernels to count.
+    assert all(1.0 <= float(str(row["ratio"])) <= 1.05 for row in program)
+    assert all(row["kernels"] is None for row in program)
+    # Texts have whole words, so that the last position is met by a word or two.
+    assert re.match(r"Frames up to 9[0-6] of 128 positions", table(report, "frames").title)
+    json.dumps(report.as_json())
+
+
+def test_positions_beyond_the_slot_are_refused(plan: Plan) -> None:
+    with pytest.raises(ConfigurationError, match="200 positions do not fit into slots of 128"):
+        engine_suite.run(replace(plan, positions=200))
+
+
+def test_one_sentence_three_ways_has_the_same_length(plan: Plan) -> None:
+    rows = table(original.run(plan), "original").rows
+    assert [str(row["way"]).split(":")[0] for row in rows] == ["plain upstream", "original recipe", "ours"]
+    # Nobody ended by himself.
+    assert [row["frames"] for row in rows] == [plan.frames] * 3
+    assert rows[0]["ratio"] == 1.0
+    for row in rows[:2]:
+        assert median(row["first_ms"]) == pytest.approx(1e3 * median(row["whole_s"]))
+    assert median(rows[2]["first_ms"]) < 1e3 * median(rows[2]["whole_s"])
+
+
+def test_soaking_counts_requests_and_memory(plan: Plan) -> None:
+    report = soak.run(replace(plan, soak_minutes=0.05, frames=3))
+    assert report.facts["requests"] >= 2
+    assert report.facts["failures"] == []
+    [growth] = table(report, "growth").rows
+    first, last = float(str(growth["first_mib"])), float(str(growth["last_mib"]))
+    assert first > 100
+    assert float(str(growth["mib_an_hour"])) == pytest.approx((last - first) / (0.9 * 0.05 / 60), rel=0.2)
+
+
+def test_the_codecs_ways_give_the_same_sound_and_the_command_writes_it_all(
+    plan: Plan, tmp_path: Path
+) -> None:
+    out = tmp_path / "codec.json"
+    arguments = ["bench", str(plan.checkpoint), "--suite", "codec", "--device", "cpu", "--cpu-threads", "1"]
+    arguments += ["--frames", "6", "--repeats", "1", "--batch", "1", "--batch", "3", "--json", str(out)]
+    result = CliRunner().invoke(group, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "Decode 6 frames (0.48 s of sound), one stream" in result.stdout
+    assert "\x1b" not in result.stdout
+    content = json.loads(out.read_text())
+    decode, batches = content["tables"]
+    by_way = {(row["way"], row["dtype"]): row for row in decode["rows"]}
+    reference = by_way["upstream, whole", "fp32"]
+    assert reference["ratio"] == 1.0
+    assert reference["snr_db"] is None
+    ours = {key: row for key, row in by_way.items() if key[0].startswith("ours")}
+    assert len(ours) == 6
+    for (_, dtype), row in ours.items():
+        assert row["snr_db"] > (80 if dtype == "fp32" else 15)
+        counterpart = by_way[row["against"], "fp32"]
+        # One round: the median of the ratios is the ratio of the medians.
+        assert row["ratio"] == pytest.approx(counterpart["seconds"]["median"] / row["seconds"]["median"])
+        assert row["first_ms"]["median"] <= 1e3 * row["seconds"]["median"]
+    assert [row["batch"] for row in batches["rows"]] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--suite", "codec", "--placement"], ["--original", "--soak", "1"]], ids=str
+)
+def test_exactly_one_measurement_is_named(tmp_path: Path, arguments: list[str]) -> None:
+    result = CliRunner().invoke(group, ["bench", str(tmp_path), *arguments])
+    assert result.exit_code == 2
+    assert "name one of --suite, --placement, --original and --soak" in result.stderr
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 31, 32, 112])
+def test_chunks_add_up_and_grow(frames: int) -> None:
+    grown = list(codec_suite.growing(frames))
+    assert sum(grown) == frames
+    assert grown[:-1] == [1, 2, 4, 8, *[16] * 10][: len(grown) - 1]
+    assert sum(codec_suite.even(frames, 4)) == frames
+    assert max(codec_suite.even(frames, 4)) <= 4
+
+
+def test_noise_is_measured_in_db() -> None:
+    sound = torch.sin(torch.arange(1000.0))
+    assert codec_suite.signal_to_noise_db(sound, sound) == float("inf")
+    assert codec_suite.signal_to_noise_db(sound, 1.1 * sound) == pytest.approx(20, abs=0.01)
