@@ -15,7 +15,6 @@ from ..engine.budget import frame_budget
 from ..engine.jobs import FrameRequest
 from ..engine.prompt import PromptBuilder
 from ..engine.scheduler import Scheduler, SchedulerStats
-from ..errors import TTSError
 from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .utterance import Utterance
 
@@ -108,7 +107,7 @@ class StreamingEngine:
         utterance.timeline.queued = time.monotonic()
         try:
             utterance.submitted(self._scheduler.submit(frames, utterance))
-        except TTSError:
+        except BaseException:
             utterance.cancel()
             raise
         return utterance

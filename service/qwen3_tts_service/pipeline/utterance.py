@@ -96,7 +96,9 @@ class Utterance:
         self._error: TTSError | None = None
         self._over = False
         self._job: Job | None = None
-        self._stream: CodecStream = codec.open(self._hear, self._end, context=context)
+        # The codec begins with the context at once, and might fail before there is a stream here.
+        with self._changed:
+            self._stream: CodecStream = codec.open(self._hear, self._end, context=context)
         self.timeline.decodes = self._stream.decodes
 
     @property
@@ -108,18 +110,19 @@ class Utterance:
         return self
 
     def __next__(self) -> Waveform:
-        with self._changed:
-            while not self._chunks and not self._over:
-                self._changed.wait(_LOOK_S)
-                self._look()
-            error, self._error = self._error, None
-            if error is not None:
-                raise error
-            if not self._chunks:
-                raise StopIteration
-            chunk = self._chunks.popleft()
-            self._taken += len(chunk) // SAMPLES_A_FRAME
-            return chunk
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._chunks or self._over, _LOOK_S)
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
+                if self._chunks:
+                    chunk = self._chunks.popleft()
+                    self._taken += len(chunk) // SAMPLES_A_FRAME
+                    return chunk
+                if self._over:
+                    raise StopIteration
+            self._look()
 
     def cancel(self) -> None:
         """Give up. Never blocks; its slot is free within two frames."""
@@ -191,9 +194,7 @@ class Utterance:
                 job.cancel()
 
     def _look(self) -> None:
-        """What a waiting reader asks itself."""
-        if self._over:
-            return
+        """What a waiting reader asks itself. Outside the lock: the answers take others."""
         if self._is_cancelled():
             self.cancel()
         elif time.monotonic() >= self._deadline:
