@@ -99,19 +99,19 @@ def _without_norm(name: str) -> Fault:
 
 
 def stale_keys_and_values_after_reuse(model: FrameModel, patch: pytest.MonkeyPatch) -> None:
-    prefill, used = model._prefill, set[int]()
+    prefill, used = model.prefill, set[int]()
 
     def only_once(slot: int, embeds: Tensor) -> None:
         if slot not in used:
             prefill(slot, embeds)
         used.add(slot)
 
-    patch.setattr(model, "_prefill", only_once)
+    patch.setattr(model, "prefill_fn", only_once)
 
 
 def one_position_too_many_is_seen(model: FrameModel, patch: pytest.MonkeyPatch) -> None:
-    right = model._mask
-    patch.setattr(model, "_mask", lambda position, length: right(position + 1, length))
+    right = model.mask
+    patch.setattr(model, "mask", lambda position, length: right(position + 1, length))
 
 
 def codes_of_the_last_request_stay_penalized(model: FrameModel, _: pytest.MonkeyPatch) -> None:

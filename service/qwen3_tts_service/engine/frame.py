@@ -77,8 +77,8 @@ SampleFunction = Callable[..., Tensor]
 class FrameModel:
     """The language model of one checkpoint, laid out for whole frames over ``slots`` voices at once.
 
-    Replaceable by faster versions: ``talker.layer_fn``, ``talker.prefill_layer_fn``, ``predictor.layer_fn``
-    and ``sample_fn``.
+    Replaceable by faster versions: ``talker.layer_fn``, ``talker.prefill_layer_fn``, ``predictor.layer_fn``,
+    ``prefill_fn`` and ``sample_fn``.
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class FrameModel:
             positions=CODE_GROUPS,
         )
         self.sample_fn: SampleFunction = draw.sample
+        self.prefill_fn: Callable[[int, Tensor], None] = self.prefill
         with torch.no_grad():
             self._take_heads_and_embeddings(talker, predictor, weights=weights, release=release_upstream)
             pad_id = torch.tensor([upstream.config.tts_pad_token_id], device=self.device)
@@ -123,7 +124,7 @@ class FrameModel:
         self.suppressed[-_SUPPRESSED_IDS:] = True
         self.suppressed[self.eos] = False
         self._predictor_position = torch.arange(CODE_GROUPS, device=self.device)
-        self._predictor_mask = self._mask(self._predictor_position[None], CODE_GROUPS)
+        self._predictor_mask = self.mask(self._predictor_position[None], CODE_GROUPS)
         self.state = self._empty_state(talker_config.vocab_size)
 
     def _take_heads_and_embeddings(
@@ -207,7 +208,7 @@ class FrameModel:
             raise InvalidValue(f"max_frames is {max_frames}, it must be at least 1", param="max_frames")
         # The first frame stands at the prompt's last position.
         fitting = min(max_frames, self.positions - count + 1)
-        self._prefill(slot, prompt.embeds[:-1])
+        self.prefill_fn(slot, prompt.embeds[:-1])
         state = self.state
         state.x[slot] = prompt.embeds[-1]
         state.position[slot] = count - 1
@@ -233,7 +234,7 @@ class FrameModel:
         state.active[slot] = True
         return fitting
 
-    def _prefill(self, slot: int, embeds: Tensor) -> None:
+    def prefill(self, slot: int, embeds: Tensor) -> None:
         """Fill the slot's keys and values for embeds [positions, hidden], padded to a length bucket."""
         count = embeds.shape[0]
         self.talker.cache.clear(slot)
@@ -243,7 +244,7 @@ class FrameModel:
         x = functional.pad(embeds, (0, 0, 0, padded - count))[None]
         position = torch.arange(padded, device=self.device)[None]
         # Padding is only attended to by padding, and frames overwrite it before they look at it.
-        self.talker.prefill(x, position, self._mask(position, padded), slot)
+        self.talker.prefill(x, position, self.mask(position, padded), slot)
 
     def move(self, source: int, target: int, *, length: int | None = None) -> None:
         """Copy a slot's whole state onto another. ``length``: positions in use, when the caller knows."""
@@ -262,7 +263,7 @@ class FrameModel:
         state = self.state.rows(batch)
         advancing = state.active & ~state.done
         hidden = self.talker.step(
-            state.x[:, None], state.position[:, None], self._mask(state.position[:, None], length)
+            state.x[:, None], state.position[:, None], self.mask(state.position[:, None], length)
         )
         scores = draw.restrict(
             linear(hidden[:, 0], self.head).float(),
@@ -332,7 +333,7 @@ class FrameModel:
         state.position.add_(going)
         state.step.add_(going)
 
-    def _mask(self, position: Tensor, length: int) -> Tensor:
+    def mask(self, position: Tensor, length: int) -> Tensor:
         """What position [batch, tokens] may not see, as -inf to add: [batch, 1, tokens, length]."""
         hidden = torch.arange(length, device=self.device) > position[:, :, None]
         return torch.zeros((), dtype=self.dtype, device=self.device).masked_fill(hidden, -torch.inf)[:, None]

@@ -18,18 +18,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from types import FunctionType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from ..errors import SelfCheckFailed
 from . import verification
+from .compiled import compiled_layer
 from .frame import CODE_GROUPS, FrameModel
-from .transformer import LayerFunction, LayerWeights, decoder_layer
+from .transformer import LayerFunction, decoder_layer
 
 if TYPE_CHECKING:
     from ..speech.request import Sampling
@@ -118,7 +117,7 @@ class FrameRunner:
         return {batch: way for batch, (way, _) in self._frames.items()}
 
     def reasons(self) -> dict[int, str]:
-        """Batch size -> why it is not computed in the fastest way of this device, where it is not."""
+        """Batch size -> why it is not computed in the fastest way of this device, where it is not; 0: prompts."""
         return dict(self._reasons)
 
     def admit(self, slot: int, prompt: Prompt, sampling: Sampling, seed: int, max_frames: int) -> int:
@@ -176,6 +175,8 @@ class FrameRunner:
             way = fastest
             while not self._take(batch, way, expected):
                 way = _SLOWER[way]
+        if self._on_gpu and fastest == "captured":
+            self._capture_prefill()
         verification.clear(self.model)
         self._frames = dict(sorted(self._frames.items()))
         logger.info(
@@ -206,6 +207,22 @@ class FrameRunner:
         logger.warning("frames of %d rows are not %s, but computed in a slower way: %s", batch, way, line)
         self._reasons[batch] = f"not {way}: {line}"
         return False
+
+    def _capture_prefill(self) -> None:
+        # Here, as it captures graphs and nothing else does where there are none.
+        from .prefill import CapturedPrefill
+
+        try:
+            prefill = CapturedPrefill(self.model)
+            for length in prefill.lengths:
+                verification.verify_prefill(self.model, prefill, length)
+        except Exception as failure:  # noqa: BLE001
+            # Whatever a compiler or a driver raises, and SelfCheckFailed: plain torch is there for it.
+            line = " ".join(f"{type(failure).__name__}: {failure}".split())[:_REASON_CHARS]
+            logger.warning("prompts are not read by graphs, but one operation after the other: %s", line)
+            self._reasons[0] = f"prompts not captured: {line}"
+        else:
+            self.model.prefill_fn = prefill
 
     def _frame(self, batch: int, way: Way) -> Frame:
         if way == "eager":
@@ -243,37 +260,6 @@ class FrameRunner:
             frame(batch, 0)
         self._graphs[batch] = graph
         return lambda _batch, _length: graph.replay()
-
-
-def compiled_layer(name: str, *, any_length: bool = False) -> LayerFunction:
-    """A compiled decoder layer of its own, for one stack: one version for each number of rows and tokens.
-
-    ``any_length``: a version serves every length of the mask. Compilation itself happens at the first call.
-    """
-    # torch keeps what it compiled by code object, and gives up on one that it has compiled too often.
-    code = decoder_layer.__code__.replace(co_name=name)
-    own = FunctionType(code, decoder_layer.__globals__, name)
-    compiled = torch.compile(own, fullgraph=True)
-
-    def layer(
-        x: Tensor,
-        weights: LayerWeights,
-        keys: Tensor,
-        values: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        position: Tensor,
-        mask: Tensor,
-        eps: float,
-    ) -> Tensor:
-        if any_length:
-            torch._dynamo.mark_dynamic(mask, 3)
-        # By itself torch would make the batch a variable too, and be slower for it.
-        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-            result: Tensor = compiled(x, weights, keys, values, cos, sin, position, mask, eps)
-        return result
-
-    return layer
 
 
 class _HostBuffer:

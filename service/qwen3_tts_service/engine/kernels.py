@@ -6,8 +6,8 @@ normalise and project, attend (with head norms, rotation and cache write), add u
 normalise and gate, project and add.
 
 Every row is computed in one fixed order which depends neither on the number of rows nor on their contents:
-the products always run on tiles of ``ROWS`` rows, the attention always in parts of ``PART`` positions. A
-request therefore gets the same bits alone and in any batch.
+a product adds up its inputs in the same order whatever the tile, the attention works in parts of ``PART``
+positions. A request therefore gets the same bits alone and in any batch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Rows of a tile: the smallest that matrix units take. Products cost the same for 1 and for 16 rows.
+#: Rows of a product's tile: the smallest that matrix units take. A product costs the same for 1 and 16 rows.
 ROWS = 16
-#: Cached positions that one program attends to.
-PART = 64
+#: Cached positions that one program attends to, and at a time.
+PART = 128
+PART_BLOCK = 64
 
 
 # The batch stays a plain number: a variant for 1 row would compute another order than one for 16.
@@ -62,17 +63,35 @@ def project(
     outs = tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     row_mask = rows[:, None] < batch
     ins = tl.arange(0, BLOCK_IN)
-    total = tl.zeros([ROWS, BLOCK_OUT], dtype=tl.float32)
-    gated = tl.zeros([ROWS, BLOCK_OUT], dtype=tl.float32)
+    # Four sums at once: the matrix unit takes long for one step, and the steps of one sum wait for each other.
+    first = tl.zeros([ROWS, BLOCK_OUT], dtype=tl.float32)
+    second = tl.zeros([ROWS, BLOCK_OUT], dtype=tl.float32)
+    third = tl.zeros([ROWS, BLOCK_OUT], dtype=tl.float32)
+    fourth = tl.zeros([ROWS, BLOCK_OUT], dtype=tl.float32)
+    stretch: tl.constexpr = IN // 2 if GATED else IN // 4
     input_at = inputs + rows[:, None] * inputs_stride + ins[None, :]
     weight_at = weight + outs[:, None] * IN + ins[None, :]
-    for start in tl.range(0, IN, BLOCK_IN, num_stages=STAGES):
+    for start in tl.range(0, stretch, BLOCK_IN, num_stages=STAGES):
         x = tl.load(input_at + start, mask=row_mask, other=0.0)
+        y = tl.load(input_at + start + stretch, mask=row_mask, other=0.0)
         w = tl.load(weight_at + start)
-        total = tl.dot(x, tl.trans(w.to(x.dtype)), total, input_precision="ieee")
+        v = tl.load(weight_at + start + stretch)
+        first = tl.dot(x, tl.trans(w.to(x.dtype)), first, input_precision="ieee")
+        second = tl.dot(y, tl.trans(v.to(x.dtype)), second, input_precision="ieee")
         if GATED:
-            up = tl.load(weight_at + start + OUT * IN)
-            gated = tl.dot(x, tl.trans(up.to(x.dtype)), gated, input_precision="ieee")
+            w = tl.load(weight_at + start + OUT * IN)
+            v = tl.load(weight_at + start + OUT * IN + stretch)
+        else:
+            x = tl.load(input_at + start + 2 * stretch, mask=row_mask, other=0.0)
+            y = tl.load(input_at + start + 3 * stretch, mask=row_mask, other=0.0)
+            w = tl.load(weight_at + start + 2 * stretch)
+            v = tl.load(weight_at + start + 3 * stretch)
+        third = tl.dot(x, tl.trans(w.to(x.dtype)), third, input_precision="ieee")
+        fourth = tl.dot(y, tl.trans(v.to(x.dtype)), fourth, input_precision="ieee")
+    total = first + second
+    gated = third + fourth
+    if not GATED:
+        total += gated
     if INT8:
         total *= tl.load(scale + outs)[None, :]
         if GATED:
@@ -116,7 +135,16 @@ def measure(x, squares, WIDTH: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.cons
 
 
 @triton.jit
-def normalise(x, gain, output, squares, eps, WIDTH: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+def normalise(
+    x,
+    gain,
+    output,
+    squares,
+    eps,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """RMS norm of x [batch, WIDTH], cast as upstream casts, and the output's sums of squares; program (row)."""
     row = tl.program_id(0)
     at = tl.arange(0, BLOCK)
@@ -130,15 +158,18 @@ def normalise(x, gain, output, squares, eps, WIDTH: tl.constexpr, PARTS: tl.cons
 
 
 @triton.jit
-def _head_norm_and_rotate(at, stride, norm, cos, sin, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
-    """Heads [HEADS, DIM]: RMS norm of each, then the rotation whose halves stand side by side."""
+def _head_norm_and_rotate(
+    at, stride, norm, cos, sin, eps, LIVE: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr
+):
+    """Heads [HEADS, DIM], zeros after the first LIVE: RMS norm of each, then the rotation of half and half."""
     dims = tl.arange(0, DIM)
     half: tl.constexpr = DIM // 2
     other = (dims + half) % DIM
     sign = tl.where(dims < half, -1.0, 1.0)
     heads = tl.arange(0, HEADS)
-    x = tl.load(at + heads[:, None] * stride + dims[None, :]).to(tl.float32)
-    y = tl.load(at + heads[:, None] * stride + other[None, :]).to(tl.float32)
+    live = (heads < LIVE)[:, None]
+    x = tl.load(at + heads[:, None] * stride + dims[None, :], mask=live, other=0.0).to(tl.float32)
+    y = tl.load(at + heads[:, None] * stride + other[None, :], mask=live, other=0.0).to(tl.float32)
     factor = tl.rsqrt(tl.sum(x * x, 1) / DIM + eps)[:, None]
     x = x * factor * tl.load(norm + dims).to(tl.float32)[None, :]
     y = y * factor * tl.load(norm + other).to(tl.float32)[None, :] * sign[None, :]
@@ -167,6 +198,7 @@ def attend(
     PARTS: tl.constexpr,
     PART: tl.constexpr,
     BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
     ONLY_CACHE: tl.constexpr,
 ):
     """One query a row against its slot's cached positions, in parts; program (row, key head, part).
@@ -175,7 +207,8 @@ def attend(
     (where this row's key and value go), cos and sin [positions, DIM] in fp32. Part 0 writes the new key and
     value and counts them; the others read the cache only. With one part the output [batch, HEADS DIM] is
     written at once, else parts [batch, HEADS, PARTS, DIM] and extremes [batch, HEADS, PARTS, 2] (the maximum,
-    the sum) for :func:`add_parts`. The cost follows the position, not the cache's size.
+    the sum) for :func:`add_parts`. The cost follows the position, not the cache's size. The query heads of a
+    key head are rows of one product, filled up to ROWS.
     """
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -183,15 +216,15 @@ def attend(
     group: tl.constexpr = HEADS // KV_HEADS
     width: tl.constexpr = (HEADS + 2 * KV_HEADS) * DIM
     now = tl.load(position + row)
-    first = part * PART
-    if first <= now:
+    start_of_part = part * PART
+    if start_of_part <= now:
         dims = tl.arange(0, DIM)
         own = qkv + row * width
         angle = now * DIM
         cache = row.to(tl.int64) * slot_stride + kv_head * head_stride
         # Every part makes the new key, and the first writes and counts it: a branch less than one maker.
         key = _head_norm_and_rotate(
-            own + (HEADS + kv_head) * DIM, DIM, k_norm, cos + angle, sin + angle, eps, 1, DIM
+            own + (HEADS + kv_head) * DIM, DIM, k_norm, cos + angle, sin + angle, eps, 1, 1, DIM
         ).to(keys.dtype.element_ty)
         value = tl.load(own + (HEADS + KV_HEADS + kv_head) * DIM + dims)
         is_first = part == 0
@@ -200,36 +233,43 @@ def attend(
         tl.store(values + new_at, value, mask=(new_at >= 0) & is_first)
         if not ONLY_CACHE:
             query = _head_norm_and_rotate(
-                own + kv_head * group * DIM, DIM, q_norm, cos + angle, sin + angle, eps, group, DIM
-            ) * (DIM**-0.5)
-            high = tl.where(is_first, tl.sum(query * key.to(tl.float32), 1), float("-inf"))
-            total = tl.where(is_first, tl.full([group], 1.0, tl.float32), 0.0)
-            mixed = tl.zeros([group, DIM], tl.float32)
+                own + kv_head * group * DIM, DIM, q_norm, cos + angle, sin + angle, eps, group, ROWS, DIM
+            )
+            scale: tl.constexpr = DIM**-0.5
+            high = tl.sum(query * key.to(tl.float32), 1) * scale
+            high = tl.where(is_first, high, float("-inf"))
+            total = tl.where(is_first, tl.full([ROWS], 1.0, tl.float32), 0.0)
+            mixed = tl.zeros([ROWS, DIM], tl.float32)
             mixed += tl.where(is_first, value.to(tl.float32), 0.0)[None, :]
-            last = tl.minimum(now, first + PART)
-            for start in range(first, last, BLOCK):
+            query = query.to(keys.dtype.element_ty)
+            last = tl.minimum(now, start_of_part + PART)
+            for start in range(start_of_part, last, BLOCK):
                 at = start + tl.arange(0, BLOCK)
                 mask = at < last
                 here = cache + at[:, None] * DIM + dims[None, :]
-                k = tl.load(keys + here, mask=mask[:, None], other=0.0).to(tl.float32)
-                v = tl.load(values + here, mask=mask[:, None], other=0.0).to(tl.float32)
-                score = tl.sum(query[:, None, :] * k[None, :, :], 2)
+                k = tl.load(keys + here, mask=mask[:, None], other=0.0)
+                v = tl.load(values + here, mask=mask[:, None], other=0.0)
+                score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
                 score = tl.where(mask[None, :], score, float("-inf"))
                 higher = tl.maximum(high, tl.max(score, 1))
                 weight = tl.exp(score - higher[:, None])
                 fade = tl.exp(high - higher)
                 total = total * fade + tl.sum(weight, 1)
-                mixed = mixed * fade[:, None] + tl.sum(weight[:, :, None] * v[None, :, :], 1)
+                mixed = mixed * fade[:, None]
+                mixed = tl.dot(weight.to(v.dtype), v, mixed, input_precision="ieee")
                 high = higher
-            heads = kv_head * group + tl.arange(0, group)
+            live = tl.arange(0, ROWS)
+            alive = live < group
+            heads = kv_head * group + live
             if PARTS == 1:
                 at_out = output + row * HEADS * DIM + heads[:, None] * DIM + dims[None, :]
-                tl.store(at_out, (mixed / total[:, None]).to(output.dtype.element_ty))
+                result = (mixed / total[:, None]).to(output.dtype.element_ty)
+                tl.store(at_out, result, mask=alive[:, None])
             else:
                 cell = (row * HEADS + heads) * PARTS + part
-                tl.store(parts + cell[:, None] * DIM + dims[None, :], mixed)
-                tl.store(extremes + cell * 2, high)
-                tl.store(extremes + cell * 2 + 1, total)
+                tl.store(parts + cell[:, None] * DIM + dims[None, :], mixed, mask=alive[:, None])
+                tl.store(extremes + cell * 2, high, mask=alive)
+                tl.store(extremes + cell * 2 + 1, total, mask=alive)
 
 
 @triton.jit

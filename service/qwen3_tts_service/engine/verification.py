@@ -72,6 +72,25 @@ def verify(
     return max(_error_of_row(model, row, batch, expected) for row in range(batch))
 
 
+def verify_prefill(model: FrameModel, prefill: Callable[[int, Tensor], None], length: int) -> None:
+    """Read a prompt of ``length`` positions by ``prefill`` and by plain torch.
+
+    Raises SelfCheckFailed when the keys and values differ.
+    """
+    ids = torch.arange(length, device=model.device) * 41 % model.embedding.shape[0]
+    embeds = model.embedding[ids]
+    found = []
+    for read in (model.prefill, prefill):
+        read(0, embeds)
+        found.append(model.talker.cache.whole[:, :, 0, :, :length].float())
+    error = _error(found[1], found[0])
+    if not error <= TOLERANCES[model.dtype]:
+        raise SelfCheckFailed(
+            f"a prompt of {length} positions is read differently by a graph: relative error {error:.3g}, "
+            f"allowed {TOLERANCES[model.dtype]:g}"
+        )
+
+
 def clear(model: FrameModel) -> None:
     """Leave no slot behind that a frame would advance."""
     model.state.active.fill_(False)

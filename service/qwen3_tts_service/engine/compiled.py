@@ -1,0 +1,41 @@
+"""Decoder layers through ``torch.compile``, one compiled function for each use."""
+
+from __future__ import annotations
+
+from types import FunctionType
+
+import torch
+from torch import Tensor
+
+from .transformer import LayerFunction, LayerWeights, decoder_layer
+
+
+def compiled_layer(name: str, *, any_length: bool = False) -> LayerFunction:
+    """A compiled decoder layer of its own, for one stack: one version for each number of rows and tokens.
+
+    ``any_length``: a version serves every length of the mask. Compilation itself happens at the first call.
+    """
+    # torch keeps what it compiled by code object, and gives up on one that it has compiled too often.
+    code = decoder_layer.__code__.replace(co_name=name)
+    own = FunctionType(code, decoder_layer.__globals__, name)
+    compiled = torch.compile(own, fullgraph=True)
+
+    def layer(
+        x: Tensor,
+        weights: LayerWeights,
+        keys: Tensor,
+        values: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        position: Tensor,
+        mask: Tensor,
+        eps: float,
+    ) -> Tensor:
+        if any_length:
+            torch._dynamo.mark_dynamic(mask, 3)
+        # By itself torch would make the batch a variable too, and be slower for it.
+        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+            result: Tensor = compiled(x, weights, keys, values, cos, sin, position, mask, eps)
+        return result
+
+    return layer

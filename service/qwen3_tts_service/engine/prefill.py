@@ -1,0 +1,73 @@
+"""Reading a prompt on a GPU: compiled layers, and one graph per length.
+
+While a prompt is read, every running stream waits. Plain torch launches sixty kernels a layer, which takes the
+host longer than the GPU; compiled they are about ten, and a graph launches all of them at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .compiled import compiled_layer
+from .frame import FrameModel
+
+#: Prompts are filled up to the next of these; each is compiled.
+LENGTHS = (128, 256, 512, 1024, 2048)
+
+
+class CapturedPrefill:
+    """Fills a slot's keys and values, as ``FrameModel.prefill`` does."""
+
+    def __init__(self, model: FrameModel) -> None:
+        """Compile and capture every length. Raises what compiler or driver raise where that does not work."""
+        self._model = model
+        self._layer = compiled_layer("prompt_layer")
+        cache = model.talker.cache.keys[0]
+        lengths = [length for length in LENGTHS if length < model.positions] + [model.positions]
+        self._slot = torch.zeros(1, dtype=torch.int64, device=model.device)
+        self._embeds = cache.new_zeros(1, lengths[-1], model.embedding.shape[1])
+        self._keys = cache.new_zeros(1, cache.shape[1], lengths[-1], cache.shape[3])
+        self._values = torch.zeros_like(self._keys)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        pool = None
+        for length in reversed(lengths):
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self._run(length)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                self._run(length)
+            pool = pool or graph.pool()
+            self._graphs[length] = graph
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that were captured, from short to long."""
+        return tuple(sorted(self._graphs))
+
+    def __call__(self, slot: int, embeds: Tensor) -> None:
+        """Read embeds [positions, hidden] into ``slot``; does not wait for it."""
+        count = len(embeds)
+        if count == 0:
+            return
+        length = next(length for length in self.lengths if length >= count)
+        self._slot.fill_(slot)
+        # What a longer prompt left behind it is read too, but only by its own kind.
+        self._embeds[0, :count] = embeds
+        self._graphs[length].replay()
+
+    def _run(self, length: int) -> None:
+        model = self._model
+        weights, cache = model.talker.weights, model.talker.cache
+        position = torch.arange(length, device=model.device)[None]
+        mask = model.mask(position, length)
+        cos, sin = weights.cos[position], weights.sin[position]
+        own_keys, own_values = self._keys[:, :, :length], self._values[:, :, :length]
+        x = self._embeds[:, :length]
+        for layer, keys, values in zip(weights.layers, cache.keys, cache.values, strict=True):
+            x = self._layer(x, layer, own_keys, own_values, cos, sin, position, mask, weights.eps)
+            keys[:, :, :length].index_copy_(0, self._slot, own_keys)
+            values[:, :, :length].index_copy_(0, self._slot, own_values)
