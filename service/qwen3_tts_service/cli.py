@@ -18,6 +18,7 @@ from .errors import TTSError
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench", "Measure a checkpoint on this host, beside upstream and the hardware's floor."),
     "checkpoint": ("checkpoint", "Write synthetic checkpoints: random weights, real geometry."),
+    "compile": ("compile", "Compile what `serve` needs, ahead of its start."),
     "doctor": ("doctor", "Ask a running server for one sentence and check what comes back."),
     "models": ("models", "Fetch model weights."),
     "patch": ("patch", "Apply, revert and verify the on-disk patches of a Python environment."),

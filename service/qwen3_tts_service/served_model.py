@@ -104,6 +104,9 @@ class Loaded:
 
     engine: LoadedEngine
     self_check: SelfCheck = SelfCheck()
+    #: How the codec computes, ``compiled`` or ``eager``, and why not faster; empty where it is upstream's.
+    codec_way: str = ""
+    codec_reason: str = ""
 
 
 #: Builds an engine, slowly. It is given what to tell when the device is lost later.
@@ -140,6 +143,7 @@ class ServedModel:
         self.name = name
         self.on_fault = on_fault
         self.self_check = SelfCheck()
+        self.codec_way = self.codec_reason = ""
         self.description: Description | None = None
         self.state: ModelState = "unloaded"
         self._load = load
@@ -167,6 +171,7 @@ class ServedModel:
             self._become("loading", on_state)
             built = self._load(self.on_fault)
             engine, self.self_check = built.engine, built.self_check
+            self.codec_way, self.codec_reason = built.codec_way, built.codec_reason
             loaded = time.monotonic()
             self._become("warming", on_state)
             self.description = _described(engine)
@@ -245,6 +250,17 @@ class ServedModel:
         synthesis = self._synthesis
         return synthesis is None or synthesis.wait_until_idle(timeout_s)
 
+    def close(self) -> None:
+        """Let the engine and its memory go. Nothing is being spoken."""
+        # It goes first: a request that finds none loads the model again.
+        self._synthesis = None
+        engine, self._engine = self._engine, None
+        self._become("unloaded", lambda state: None)
+        if engine is not None:
+            engine.close()
+        del engine
+        gc.collect()
+
     def look(self, *, keepalive_s: float, unload_after_s: float) -> None:
         """Called often: keeps an idle device awake, and puts an idle model aside. 0 turns either off."""
         synthesis = self._synthesis
@@ -307,14 +323,7 @@ class ServedModel:
     def _put_aside(self, synthesis: Synthesis) -> None:
         if not synthesis.close_when_idle():
             return
-        # The synthesis goes first: a request that finds none loads the model again.
-        self._synthesis = None
-        engine, self._engine = self._engine, None
-        self._become("unloaded", lambda state: None)
-        if engine is not None:
-            engine.close()
-        del engine
-        gc.collect()
+        self.close()
         logger.info("%s is put aside after idling; the next request loads it again", self.name)
 
     def _keep_alive(self, synthesis: Synthesis) -> None:

@@ -144,6 +144,7 @@ def test_catalogue_names_the_checkpoint_and_says_noise(server: ServerProcess, ti
     assert (ready["status"], ready["device"], ready["dtype"]) == ("ready", "cpu", "float32")
     assert ready["self_check"]["status"] == "skipped"
     assert set(ready["ways"].values()) == {"eager"}
+    assert ready["codec"] == {"way": "eager", "why_not_faster": "compiling was not asked for"}
 
 
 def test_instructions_are_for_models_that_follow_them(server: ServerProcess) -> None:

@@ -28,7 +28,8 @@ READY = {
     "device": "cpu",
     "self_check": {"status": "skipped"},
     "ways": {"1": "compiled", "2": "compiled", "8": "eager"},
-    "why_not_faster": {"8": "no compiler"},
+    "why_not_faster": {"8": "graphs need a GPU"},
+    "codec": {"way": "eager", "why_not_faster": "no compiler"},
 }
 
 
@@ -106,10 +107,11 @@ def test_a_healthy_server_is_described(planted: Planted) -> None:
         "loudness_dbfs": pytest.approx(-16.99, abs=0.02),
         "self_check": "skipped",
         "ways": "compiled, eager",
-        "why_not_faster": "no compiler",
+        "codec_way": "eager",
+        "why_not_faster": "graphs need a GPU; no compiler",
     }
-    assert "frames compiled, eager" in run(planted.port).output
-    assert "frames could be faster: no compiler" in run(planted.port).output
+    assert "frames compiled, eager, codec eager" in run(planted.port).output
+    assert "it could be faster: graphs need a GPU; no compiler" in run(planted.port).output
     assert "1.00 s of sound at -17.0 dBFS" in run(planted.port).output
 
 

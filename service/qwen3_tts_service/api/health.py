@@ -50,6 +50,7 @@ def _described(model: ServedModel) -> dict[str, object]:
         "self_check": asdict(model.self_check),
         "ways": {str(batch): way for batch, way in model.ways().items()},
         "why_not_faster": {str(batch): reason for batch, reason in model.reasons().items()},
+        "codec": {"way": model.codec_way, "why_not_faster": model.codec_reason},
     }
     if described.synthetic:
         answer["notice"] = NOISE

@@ -56,6 +56,7 @@ class Finding:
     request_s: float
     #: How frames are computed: captured, compiled, eager; several where batch sizes differ.
     ways: str
+    codec_way: str
     why_not_faster: str
     self_check: str
 
@@ -79,6 +80,7 @@ def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: boo
     else:
         click.echo(
             f"{server}: {finding.model} on {finding.device}, frames {finding.ways or 'unknown'}, "
+            f"codec {finding.codec_way or 'upstream'}, "
             f"self-check {finding.self_check}"
         )
         click.echo(
@@ -87,7 +89,7 @@ def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: boo
             f"compute/audio {finding.request_s / finding.duration_s:.2f}"
         )
         if finding.why_not_faster:
-            click.echo(f"frames could be faster: {finding.why_not_faster}")
+            click.echo(f"it could be faster: {finding.why_not_faster}")
     return 0
 
 
@@ -176,6 +178,7 @@ def examine(client: Client) -> Finding:
     ):
         if not least <= value <= most:
             raise EngineError(f"the speech's {name} is {value:.2f}, expected {least} to {most}")
+    codec = ready.get("codec", {"way": "", "why_not_faster": ""})
     return Finding(
         model=ready["model"],
         device=ready["device"],
@@ -185,6 +188,9 @@ def examine(client: Client) -> Finding:
         first_audio_s=round(answer.first_s, 3),
         request_s=round(answer.request_s, 3),
         ways=", ".join(sorted(set(ready.get("ways", {}).values()))),
-        why_not_faster="; ".join(sorted(set(ready.get("why_not_faster", {}).values()))),
+        why_not_faster="; ".join(
+            sorted({*ready.get("why_not_faster", {}).values(), codec["why_not_faster"]} - {""})
+        ),
+        codec_way=codec["way"],
         self_check=ready["self_check"]["status"],
     )

@@ -67,9 +67,10 @@ class EngineLoader:
             return Loaded(ReferencePipeline(ReferenceEngine(model)), checked)
         from ..pipeline import streaming_engine
 
+        codec = self._shared_codec(on_fault)
         engine = streaming_engine(
             model,
-            self._shared_codec(on_fault),
+            codec,
             slots=settings.slots or (_SLOTS_ON_CPU if model.device.type == "cpu" else _SLOTS_ON_GPU),
             positions=settings.positions,
             weights=settings.weights,
@@ -77,7 +78,7 @@ class EngineLoader:
             frame_limit_s=settings.frame_deadline_s,
             on_device_fault=on_fault,
         )
-        return Loaded(engine, checked)
+        return Loaded(engine, checked, codec.way, codec.reason)
 
     def _shared_codec(self, on_fault: Callable[[DeviceFault], None]) -> SharedCodec:
         from ..pipeline import SharedCodec
@@ -88,6 +89,7 @@ class EngineLoader:
                 dtype=self._settings.codec_dtype,
                 threads=self._settings.codec_threads,
                 compile=self._settings.fastest_way != "eager",
+                kernels=self._settings.compile_cache_directory,
                 on_device_fault=on_fault,
             )
         return self._codec

@@ -23,7 +23,9 @@ class SharedCodec:
     """Builds the codec worker from the first model that comes, keeps it until the last one has gone.
 
     ``dtype`` is its precision, ``threads`` its torch threads (0: torch's own choice, all cores), ``compile``
-    whether its shapes are compiled. It runs where the model's codec was loaded to.
+    whether its shapes are compiled, ``kernels`` where that is kept (:class:`..codec.streaming.StreamingDecoder`).
+    It runs where the model's codec was loaded to. ``way`` and ``reason`` say whether it is compiled and why not;
+    empty before the first model.
     """
 
     def __init__(
@@ -32,16 +34,19 @@ class SharedCodec:
         dtype: Literal["fp32", "bf16"] = "fp32",
         threads: int = 0,
         compile: bool = True,
+        kernels: Path | None = None,
         on_device_fault: Callable[[DeviceFault], None] = lambda error: None,
     ) -> None:
         self._dtype = dtype
         self._threads = threads
         self._compile = compile
+        self._kernels = kernels
         self._on_device_fault = on_device_fault
         self._lock = threading.Lock()
         self._worker: CodecWorker | None = None
         self._source: Path | None = None
         self._users = 0
+        self.way = self.reason = ""
 
     def take(self, model: LoadedModel) -> CodecWorker:
         """The worker, started; whoever takes it gives it back. Compiles on first use: seconds to minutes.
@@ -83,7 +88,9 @@ class SharedCodec:
             dtype=choose_dtype(self._dtype, model.codec_device),
             device=model.codec_device,
             compile=self._compile,
+            kernels=self._kernels,
         )
+        self.way, self.reason = decoder.way, decoder.reason
         worker = CodecWorker(decoder, threads=self._threads, on_device_fault=self._on_device_fault)
         worker.start()
         return worker
