@@ -24,10 +24,18 @@ LENGTHS = (64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Run:
-    """Frames of 16 codes and, behind each code, what its candidates scored: [frames][16] of [tokens]."""
+    """Frames of 16 codes and, behind each code, its candidates: [frames][16] of [tokens].
+
+    ``scores`` are the logits with the talker's penalty and suppressions, ``race`` is what the code was the
+    largest of: the same for a greedy voice, else what top_k and top_p left, with its noise.
+    """
 
     codes: list[list[int]] = field(default_factory=list)
     scores: list[list[Tensor]] = field(default_factory=list)
+    race: list[list[Tensor]] = field(default_factory=list)
+
+    def first(self, frames: int) -> Run:
+        return Run(self.codes[:frames], self.scores[:frames], self.race[:frames])
 
 
 @dataclass(frozen=True)
@@ -45,25 +53,33 @@ class Agreement:
 def compare(ours: Run, expected: Run, tolerance: float = TOLERANCE) -> Agreement:
     """Assert that two runs are the same speech, score by score.
 
-    Codes may only differ where their two candidates are within twice the tolerance; after that the speech is
-    another one and the comparison ends.
+    Codes may only differ where that hangs on twice the tolerance: the two candidates so close, or one of them
+    so close to being cut by top_k or top_p. After that the speech is another one and the comparison ends.
     """
     largest = 0.0
-    for frame, (codes, scores, expected_codes, expected_scores) in enumerate(
-        zip(ours.codes, ours.scores, expected.codes, expected.scores, strict=False)
-    ):
+    for frame in range(min(len(ours.codes), len(expected.codes))):
         for codebook in range(16):
-            one, other = scores[codebook], expected_scores[codebook]
+            one, other = ours.scores[frame][codebook], expected.scores[frame][codebook]
             where = f"frame {frame}, codebook {codebook}"
-            assert torch.equal(one.isinf(), other.isinf()), f"{where}: other candidates are left"
+            assert torch.equal(one.isinf(), other.isinf()), f"{where}: other candidates are suppressed"
             largest = max(largest, float((one - other)[~one.isinf()].abs().max()))
             assert largest <= tolerance, f"{where}: scores differ by {largest:.2g}"
-            if codes[codebook] != expected_codes[codebook]:
-                gap = float((one[codes[codebook]] - one[expected_codes[codebook]]).abs())
+            code, instead = ours.codes[frame][codebook], expected.codes[frame][codebook]
+            if code != instead:
+                gap = _how_close(one, ours.race[frame][codebook], code, instead)
                 assert gap <= 2 * tolerance, f"{where}: another code, though the two are {gap:.2g} apart"
                 return Agreement(largest, frame, gap)
     assert len(ours.codes) == len(expected.codes)
     return Agreement(largest, len(ours.codes), None)
+
+
+def _how_close(scores: Tensor, race: Tensor, code: int, instead: int) -> float:
+    """How little would have made ``instead`` win: its distance in the race, or to being in it at all."""
+    if race[instead].isinf():
+        return float((scores[~race.isinf()].min() - scores[instead]).abs())
+    left = ~race.isinf()
+    to_leave = float((scores[code] - scores[left].min()).abs())
+    return min(float(race[code] - race[instead]), to_leave)
 
 
 def upstream_run(engine: ReferenceEngine, request: SpeechRequest) -> Run:
@@ -81,7 +97,7 @@ def upstream_run(engine: ReferenceEngine, request: SpeechRequest) -> Run:
 
     with _last_processor(talker, keep_talkers), _last_processor(talker.code_predictor, keep_predictors):
         codes = engine.codes(request, greedy=True).tolist()
-    return Run(codes, drawn[: len(codes)])
+    return Run(codes, drawn[: len(codes)], drawn[: len(codes)])
 
 
 @contextmanager
@@ -119,7 +135,7 @@ class Voices:
     def __init__(self, model: FrameModel) -> None:
         self.model = model
         self.slots: list[Voice | None] = [None] * model.slots
-        self._drawn: list[Tensor] = []
+        self._drawn: list[tuple[Tensor, Tensor]] = []
         self._sample = model.sample_fn
         model.sample_fn = self._sample_and_keep
         model.state.active.zero_()
@@ -162,22 +178,22 @@ class Voices:
             voice.done = bool(state.done[slot])
             if codes[0] != self.model.eos:
                 voice.run.codes.append(codes)
-                voice.run.scores.append([scores[slot] for scores in self._drawn])
+                voice.run.scores.append([scores[slot] for scores, _ in self._drawn])
+                voice.run.race.append([race[slot] for _, race in self._drawn])
             if voice.done:
                 self.leave(slot)
 
     def _sample_and_keep(self, logits: Tensor, **settings: Any) -> Tensor:
-        """Draw, and keep what decides: greedy rows' logits, other rows' scores in the race."""
-        scores = draw.process(
+        """Draw, and keep what decides."""
+        left = draw.process(
             logits,
             temperature=settings["temperature"],
             top_k=settings["top_k"],
             top_p=settings["top_p"],
         )
         noise = draw.uniform(settings["key"], settings["codebook"], logits.shape[1])
-        self._drawn.append(
-            torch.where(settings["greedy"][:, None], logits, scores - torch.log(-torch.log(noise)))
-        )
+        race = torch.where(settings["greedy"][:, None], logits, left - torch.log(-torch.log(noise)))
+        self._drawn.append((logits.clone(), race))
         return self._sample(logits, **settings)
 
 
