@@ -50,9 +50,10 @@ def load_library(directory: Path) -> ctypes.CDLL:
 
     Raises NotCompiled where there is no compiler, or where it fails.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    name = os.environ.get("CXX") or "g++"
+    compiler = shutil.which(name)
     if compiler is None:
-        raise NotCompiled("no C++ compiler: g++ is not on PATH")
+        raise NotCompiled(f"no C++ compiler: {name} is not on PATH")
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
         built = directory / f"codec-{_fingerprint(version)}.so"
@@ -194,6 +195,23 @@ class Kernels:
         if dtype == torch.bfloat16 and not self._library.codec_has_bfloat():
             raise NotCompiled("this processor has no bfloat16 dot product (AVX512_BF16)")
         self.panel = int(self._library.codec_panel())
+        self._check()
+
+    def _check(self) -> None:
+        """A small convolution against float64: kernels that compute something else are not used.
+
+        Sizes leave a rest everywhere: rows beside full tiles, channels beside full vectors and panels.
+        """
+        draw = torch.Generator().manual_seed(0)
+        rows = torch.randn(2, 31, 200, generator=draw).to(self.dtype)
+        weight = (torch.randn(59, 3 * 200, generator=draw) / 25).to(self.dtype)
+        bias = torch.randn(59, generator=draw).to(self.dtype)
+        convolution = Convolution(weight, bias, taps=3, dilation=4)
+        exact = Convolution(weight.double(), bias.double(), taps=3, dilation=4)(rows.double())
+        error = float((PackedConvolution(convolution, self)(rows) - exact).abs().max())
+        limit = 1e-5 if self.dtype == torch.float32 else 0.03
+        if not error <= limit:
+            raise NotCompiled(f"the built kernels are off by {error:.1e} where {limit:.0e} is rounding")
 
     def convolve(self, packed: PackedConvolution, source: _Place, target: Target) -> None:
         self._library.codec_convolve(
