@@ -17,7 +17,7 @@ from qwen3_tts_service.engine.reference import ReferenceEngine
 from qwen3_tts_service.speech.request import Sampling, SpeechRequest
 
 GREEDY = Sampling(greedy=True)
-#: How far the scores of the same frame may be apart: the issue of the batch rule, float32.
+#: How far the scores of the same frame may be apart between any two runs, in float32.
 TOLERANCE = 1e-4
 LENGTHS = (64, 128, 256, 512)
 

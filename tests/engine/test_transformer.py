@@ -148,6 +148,12 @@ def test_reordered_weights_give_the_plain_product(dtype: torch.dtype, shape: tup
     assert torch.equal(traced(x, packed), matrices.linear(x, packed))
 
 
+def test_weights_stay_plain_where_the_processor_cannot_multiply_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    weight = torch.randn(8, 8)
+    assert matrices.laid_out(weight, "bf16") is weight
+
+
 def test_reordered_weights_are_freed_with_what_stands_for_them() -> None:
     before = len(matrices._packed)
     packed = matrices.laid_out(torch.randn(32, 32), "bf16")

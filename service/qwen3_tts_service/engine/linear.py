@@ -54,9 +54,7 @@ def laid_out(weight: Tensor, weights: Weights) -> Matrix:
     """A plain ``weight`` [out, in] in the form for its device; the plain one is not needed afterwards."""
     if weights == "int8":
         return rounded(weight)
-    if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return _pack(weight)
-    return weight
+    return _pack(weight) if _can_pack(weight) else weight
 
 
 def rounded(weight: Tensor) -> Int8Matrix:
@@ -98,6 +96,13 @@ def _linear_int8(x: Tensor, matrix: Int8Matrix) -> Tensor:
 #: Packed weights by number; an entry lives as long as its token.
 _packed: dict[int, Tensor] = {}
 _numbers = itertools.count()
+
+
+def _can_pack(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    # Older processors lack the instructions for bf16.
+    return weight.dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _pack(weight: Tensor) -> PackedMatrix:
