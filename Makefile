@@ -1,7 +1,7 @@
 # `make demo` and `make test` are the two commands of the README; `make check` is the developer's loop.
 PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE = 1
-DEMO = PYTHONPATH=tools:molecule $(PYTHON) -m demo
+DEMO = PYTHONPATH=tools:molecule:service $(PYTHON) -m demo
 
 .PHONY: help venv controller check test demo demo-down demo-local docs gpu-check
 

@@ -1,4 +1,4 @@
-"""``python3 -m demo up|down|local``, ``tools`` and ``molecule`` on PYTHONPATH, as in the Makefile."""
+"""``python3 -m demo up|down|local``, ``tools``, ``molecule`` and ``service`` on PYTHONPATH, as in the Makefile."""
 
 from __future__ import annotations
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import array
 import json
 import math
 import shlex
 import subprocess
 import time
 import urllib.request
-import wave
 from dataclasses import dataclass
 from pathlib import Path
+
+from qwen3_tts_service.audio import wav
+from qwen3_tts_service.errors import EngineError
 
 from .steps import DemoError
 
@@ -80,18 +81,12 @@ def measure(path: Path, request_s: float) -> Measured:
         DemoError: not such a WAV, or silence.
     """
     try:
-        with wave.open(str(path)) as file:
-            form = (file.getnchannels(), file.getsampwidth(), file.getframerate())
-            samples = array.array("h", file.readframes(file.getnframes()))
-    except (wave.Error, EOFError) as error:
-        raise DemoError(f"{path} is not a WAV: {error}") from error
-    if form != (1, 2, 24_000) or not samples:
-        raise DemoError(f"{path} has (channels, bytes, rate) {form} and {len(samples)} samples")
-    mean_square = sum(sample * sample for sample in samples) / len(samples)
-    if mean_square == 0:
+        sound = wav.measure(path.read_bytes())
+    except EngineError as error:
+        raise DemoError(f"{path}: {error.message}") from error
+    if sound.loudness_dbfs == -math.inf:
         raise DemoError(f"{path} is silent")
-    loudness = 10 * math.log10(mean_square / 32768**2)
-    return Measured(path, len(samples) / 24_000, loudness, request_s)
+    return Measured(path, sound.duration_s, sound.loudness_dbfs, request_s)
 
 
 def report(measured: Measured) -> str:
