@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qwen3_tts_service.engine.frame import FrameModel
 from qwen3_tts_service.engine.reference import ReferenceEngine
@@ -168,6 +170,30 @@ def test_speech_is_clamped_to_the_room_behind_the_prompt(
             batch.frame(length=small.positions)
     assert len(voice.run.codes) == 5
     compare(voice.run, alone(model, voices[0]).first(5))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises where a value would be carried from the device to Python, or decide the size of a tensor."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), names: Any = None) -> Any:
+        name = function.__name__.split(".")[0]
+        assert name not in self.WAITS, f"{name} waits for the device"
+        return function(*arguments, **(names or {}))
+
+
+def test_a_frame_never_waits_and_keeps_its_tensors_in_place(model: FrameModel, voices: list[Voice]) -> None:
+    """What a graph needs that is captured once and replayed."""
+    for slot, voice in enumerate(voices):
+        model.admit(slot, voice.prompt, voice.sampling, voice.seed, voice.max_frames)
+    places = {field.name: getattr(model.state, field.name).data_ptr() for field in fields(model.state)}
+    with NoWaiting():
+        model.frame(SLOTS, 128)
+        with pytest.raises(AssertionError, match="waits"):
+            bool(model.state.done[0])
+    assert places == {name: getattr(model.state, name).data_ptr() for name in places}
+    assert model.state.step.tolist() == [1] * SLOTS
 
 
 def test_what_does_not_fit_is_refused_by_name(engine: ReferenceEngine, voices: list[Voice]) -> None:
