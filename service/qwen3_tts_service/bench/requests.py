@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checkpoints.load import Checkpoint
 from ..engine.prompt import PromptBuilder
+from ..errors import InputTooLong
 from ..speech.request import SpeechRequest, VoicePrompt
 
 _STORY = (
@@ -49,7 +50,10 @@ def request_of_length(builder: PromptBuilder, checkpoint: Checkpoint, positions:
 
     def length(count: int) -> int:
         request = spoken_by(checkpoint, " ".join(words[: count + 1]))
-        return int(builder.build(request).embeds.shape[0])
+        try:
+            return int(builder.build(request).embeds.shape[0])
+        except InputTooLong:
+            return positions + 1
 
     # A word has at least one token, so there is no need to look beyond one word a position.
     longer = bisect.bisect_right(range(len(words)), positions, key=length)

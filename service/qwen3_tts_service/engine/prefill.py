@@ -66,7 +66,8 @@ class CapturedPrefill:
         mask = model.mask(position, length)
         cos, sin = weights.cos[position], weights.sin[position]
         own_keys, own_values = self._keys[:, :, :length], self._values[:, :, :length]
-        x = self._embeds[:, :length]
+        # As long in memory as it is, like the layers' outputs: else the first layer needs a version of its own.
+        x = self._embeds[:, :length].clone(memory_format=torch.contiguous_format)
         for layer, keys, values in zip(weights.layers, cache.keys, cache.values, strict=True):
             x = self._layer(x, layer, own_keys, own_values, cos, sin, position, mask, weights.eps)
             keys[:, :, :length].index_copy_(0, self._slot, own_keys)
