@@ -62,7 +62,7 @@ def test_the_reference_refuses_before_it_begins(reference: ReferencePipeline) ->
 
 
 def codec_threads() -> int:
-    return sum(thread.name.startswith("codec-") for thread in threading.enumerate())
+    return sum(thread.name == "codec" for thread in threading.enumerate())
 
 
 def test_models_share_one_codec_until_the_last_has_gone(tiny_checkpoint: Path, tmp_path: Path) -> None:

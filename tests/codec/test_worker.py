@@ -66,9 +66,8 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_many_streams_hear_their_own_frames_whole_and_in_order(workers: int) -> None:
-    with running(ToyDecoder(frame_s=1e-5), workers=workers) as worker:
+def test_many_streams_hear_their_own_frames_whole_and_in_order() -> None:
+    with running(ToyDecoder(frame_s=1e-5)) as worker:
         codes = [frames(n, seed=n) for n in (1, 2, 3, 16, 17, 31, 64, 100, 0)]
         listeners = [Listener(worker) for _ in codes]
         for step in range(100):
@@ -100,13 +99,13 @@ def test_the_decoder_sees_only_the_shapes_that_were_announced() -> None:
         assert sum(worker.stats().decodes.values()) == len(decoder.calls)
 
 
-def test_every_shape_runs_on_every_thread_before_the_first_stream() -> None:
+def test_every_shape_runs_on_the_codecs_thread_before_the_first_stream() -> None:
     decoder = ToyDecoder()
-    worker = CodecWorker(decoder, workers=2)
+    worker = CodecWorker(decoder)
     worker.start()
     warm = set(decoder.calls)
     assert worker.stop()
-    assert warm == {(*shape, thread) for shape in CPU_SHAPES for thread in ("codec-0", "codec-1")}
+    assert warm == {(*shape, "codec") for shape in CPU_SHAPES}
 
 
 def test_first_sound_comes_after_one_frame_and_chunks_grow() -> None:
@@ -318,7 +317,7 @@ def test_a_decoder_that_does_not_run_is_told_at_the_start(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(decoder, "decode", fail)
     with pytest.raises(EngineError, match="no compiler found"):
-        CodecWorker(decoder, workers=2).start()
+        CodecWorker(decoder).start()
 
 
 def test_codec_threads_have_their_own_count_of_torch_threads() -> None:

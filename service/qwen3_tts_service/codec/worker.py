@@ -1,10 +1,10 @@
-"""Frames of many streams become sound here, on threads of their own, while the engine makes the next ones.
+"""Frames of many streams become sound here, on a thread of their own, while the engine makes the next ones.
 
 Nobody waits for the codec but the listener: :meth:`.stream.CodecStream.push` only puts a frame down. Which
 frames are decoded next, and together with whose, is the rule of :mod:`.chunking`.
 
-Every shape is run on every codec thread before the first stream: what a decoder compiles it compiles for a
-thread's count of torch threads (see :mod:`.threads`), and the rule wants each shape's seconds.
+Every shape is run on the codec's thread before the first stream: what a decoder sets up it may set up for the
+thread and its count of torch threads (see :mod:`.threads`), and the rule wants each shape's seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SAMPLES_A_FRAME = 1920
 
 
 class Decoder(Protocol):
-    """What the worker asks of :class:`.streaming.StreamingDecoder`, always on a codec thread."""
+    """What the worker asks of :class:`.streaming.StreamingDecoder`, always on the codec's thread."""
 
     @property
     def device(self) -> torch.device: ...
@@ -67,17 +67,16 @@ class CodecStats:
     #: Decodes by shape, and the running mean of their seconds.
     decodes: dict[Shape, int]
     seconds: dict[Shape, float]
-    #: Share of the threads' time that was spent decoding, from 0 to 1.
+    #: Share of the time that was spent decoding, from 0 to 1.
     busy: float
 
 
 class CodecWorker:
-    """Decodes the frames of all streams on ``workers`` threads of ``threads`` torch threads each.
+    """Decodes the frames of all streams on one thread, with ``threads`` torch threads (0: torch's own choice).
 
-    ``threads`` 0 leaves torch's own choice. More than one worker lets a fresh stream's first frame be decoded
-    beside another's large chunk; each keeps a pool of torch threads. ``shapes`` are all sizes that the
-    decoder is ever called with (default: by the decoder's device). ``on_device_fault`` is called once, on a
-    codec thread, when the device is lost and every stream has been told.
+    ``shapes`` are all sizes that the decoder is ever called with (default: by the decoder's device).
+    ``on_device_fault`` is called once, on the codec's thread, when the device is lost and every stream has been
+    told.
     """
 
     def __init__(
@@ -85,7 +84,6 @@ class CodecWorker:
         decoder: Decoder,
         *,
         threads: int = 0,
-        workers: int = 1,
         shapes: Sequence[Shape] | None = None,
         on_device_fault: Callable[[DeviceFault], None] = lambda error: None,
     ) -> None:
@@ -106,43 +104,35 @@ class CodecWorker:
         self._frames = 0
         self._busy_s = 0.0
         self._since = time.monotonic()
-        self._pool = [
-            threading.Thread(target=self._run, name=f"codec-{index}", daemon=True) for index in range(workers)
-        ]
-        self._warm_up_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="codec", daemon=True)
         self._warm: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
     def start(self) -> None:
-        """Start the threads and run every shape on each of them; it compiles what is compiled.
+        """Start the thread and run every shape on it.
 
-        Seconds with a warm compile cache, minutes without. Raises EngineError when a shape does not run.
+        Takes seconds, or minutes where something is compiled. Raises EngineError when a shape does not run.
         """
-        for thread in self._pool:
-            thread.start()
-        errors = [self._warm.get() for _ in self._pool]
+        self._thread.start()
+        error = self._warm.get()
         self._since = time.monotonic()
-        if error := next(filter(None, errors), None):
+        if error is not None:
             self.stop()
             raise _failure(error) from error
         logger.info(
-            "codec ready on %s, %d threads of %s: %s",
+            "codec ready on %s, torch threads: %s; %s",
             self._decoder.device,
-            len(self._pool),
             self._threads or "torch's choice",
             ", ".join(f"{s.batch}x{s.frames} {1000 * self._seconds[s]:.0f} ms" for s in self.shapes),
         )
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """End the threads, and the streams that are open with Draining. False: a thread did not come back."""
+        """End the thread, and the streams that are open with Draining. False: the thread did not come back."""
         with self._changed:
             self._ended = self._ended or Draining("the codec is going down", retry_after_s=5.0)
             self._changed.notify_all()
-        until = time.monotonic() + timeout_s
-        for thread in self._pool:
-            if thread.is_alive():
-                thread.join(max(0.0, until - time.monotonic()))
+        self._thread.join(timeout_s)
         self._end_all(self._ended)
-        return not any(thread.is_alive() for thread in self._pool)
+        return not self._thread.is_alive()
 
     def open(
         self,
@@ -151,7 +141,7 @@ class CodecWorker:
         *,
         context: Context | None = None,
     ) -> CodecStream:
-        """A new stream. Both callbacks run on a codec thread and must not block.
+        """A new stream. Both callbacks run on the codec's thread and must not block.
 
         ``context`` [frames, 16] are frames that it continues: the decoder hears them first, at once, and their
         sound is dropped. What the decoder knows after them is kept for as long as that array lives, so a voice
@@ -174,7 +164,7 @@ class CodecWorker:
     def stats(self) -> CodecStats:
         """What was done since :meth:`start`."""
         with self._changed:
-            elapsed = (time.monotonic() - self._since) * len(self._pool)
+            elapsed = time.monotonic() - self._since
             return CodecStats(
                 streams=len(self._streams),
                 backlog=sum(stream.backlog for stream in self._streams),
@@ -188,8 +178,7 @@ class CodecWorker:
         own_thread_count(self._threads)
         with _own_gpu_queue(self._decoder.device):
             try:
-                with self._warm_up_lock:
-                    self._warm_up()
+                self._warm_up()
             except Exception as error:
                 logger.exception("the codec does not run")
                 self._warm.put(error)
@@ -214,17 +203,18 @@ class CodecWorker:
             while True:
                 if self._ended is not None:
                     return False
-                free = [stream for stream in self._streams if not stream._in_decode]
-                over = next((s for s in free if s.progress.finished and not s.progress.waiting), None)
+                over = next(
+                    (s for s in self._streams if s.progress.finished and not s.progress.waiting), None
+                )
                 if over is not None:
                     over._close()
                     break
                 now = time.monotonic()
-                chunk = chunking.choose(free, self.shapes, self._seconds, now)
+                chunk = chunking.choose(self._streams, self.shapes, self._seconds, now)
                 if chunk is not None:
                     codes = [stream._take(chunk.shape.frames) for stream in chunk.streams]
                     break
-                look = chunking.next_look(free)
+                look = chunking.next_look(self._streams)
                 self._changed.wait(None if look is None else max(0.0, look - now))
         if over is not None:
             over._tell_end(None)
@@ -257,7 +247,6 @@ class CodecWorker:
             for stream in chunk.streams:
                 self._frames += chunk.shape.frames
                 stream._in_decode = 0
-            self._changed.notify()
 
     def _state_of(self, stream: CodecStream) -> Any:
         """A fresh state, or what the decoder knew when it had heard the same context before."""
@@ -291,7 +280,7 @@ class CodecWorker:
         return [row.copy() for row in sound[: len(codes)]]
 
     def _deliver(self, stream: CodecStream, result: Waveform | Exception) -> None:
-        """Hand sound on, or end the stream. The stream still counts as being decoded, so nothing overtakes."""
+        """Hand sound on, or end the stream."""
         if not isinstance(result, Exception):
             if not np.isfinite(result).all():
                 result = EngineError("the codec computed something that is no sound: NaN or infinity")
