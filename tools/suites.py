@@ -53,8 +53,16 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 def environment() -> dict[str, str]:
     """The caller's environment with the controller's tools on PATH, as molecule and ansible-lint expect."""
-    tools = str(ROOT / ANSIBLE)
-    return {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+    # molecule names inventory and state after the checkout's last folder: in a home shared with another checkout of
+    # that name, one would take the other's host for its own.
+    home = ROOT / "build" / "ansible"
+    home.mkdir(parents=True, exist_ok=True)
+    return {
+        **os.environ,
+        "PATH": f"{ROOT / ANSIBLE}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+        "ANSIBLE_HOME": str(home),
+    }
 
 
 def pieces(process: subprocess.Popen[bytes], output: int) -> Iterator[bytes]:
