@@ -17,7 +17,7 @@ from qwen3_tts_service.errors import ConfigurationError
 ORIGIN = {
     "source_hash": "0123456789abcdef",
     "date": "2026-01-02",
-    "host": {"cpu": "a processor", "cores": 2, "memory_gib": 4.0, "gpu": []},
+    "host": {"cpu": "a processor", "cores": 2, "memory_gib": 4.0, "gpu": [], "load_1min": 0.5},
     "versions": {"python": "3.13", "torch": "2.8"},
 }
 FRAMES = Table(
@@ -45,7 +45,10 @@ def test_the_terminal_has_aligned_columns_and_plain_text_has_no_escapes() -> Non
     assert lines[start + 3] == "32                 -   a|b"
     assert lines[start + 4] == "  random weights"
     assert "rates: read 2.5e+10" in text
-    assert "2 cores of a processor; python 3.13, torch 2.8; source 0123456789abcdef, 2026-01-02" in text
+    assert (
+        "2 cores of a processor, load 0.5 before; python 3.13, torch 2.8; source 0123456789abcdef, 2026-01-02"
+        in text
+    )
 
 
 def test_json_holds_everything_and_is_read_back(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ PACKAGE = Path(__file__).parents[1]
 MEASURED_PARTS = ("engine", "codec")
 _DISTRIBUTIONS = ("transformers", "qwen-tts", "triton", "numpy", "accelerate")
 _HASH_CHARACTERS = 16
+#: When this module is imported, at the start: later the measurement is a load itself.
+_LOAD_BEFORE = os.getloadavg()[0]
 
 
 def source_hash(package: Path = PACKAGE) -> str:
@@ -40,7 +42,7 @@ def collect() -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "gpu": _gpus(),
-            "load_1min": round(os.getloadavg()[0], 2),
+            "load_1min": round(_LOAD_BEFORE, 2),
         },
         "versions": {"python": platform.python_version(), "kernel": platform.release(), **_versions()},
     }

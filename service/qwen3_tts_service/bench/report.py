@@ -132,7 +132,7 @@ def from_json(content: Mapping[str, Any]) -> Report:
 def origin(provenance: Mapping[str, Any]) -> str:
     """Host, versions and day in one line."""
     host, versions = provenance["host"], provenance["versions"]
-    hardware = [*host["gpu"], f"{host['cores']} cores of {host['cpu']}"]
+    hardware = [*host["gpu"], f"{host['cores']} cores of {host['cpu']}", f"load {host['load_1min']} before"]
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"{', '.join(hardware)}; {named}; source {provenance['source_hash']}, {provenance['date']}"
 
@@ -177,6 +177,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def _facts(report: Report) -> list[str]:
     lines = []
     for name, value in report.facts.items():
+        if isinstance(value, (list, Mapping)) and not value:
+            continue
         if isinstance(value, list):
             lines += [f"{name.replace('_', ' ')}:", *(f"  {_fact(item)}" for item in value)]
         else:
