@@ -32,14 +32,14 @@ def upstream_decoder(checkpoint: Path) -> Any:
     return decoder
 
 
-def undivided(decoder: Any, codes: Tensor) -> tuple[Tensor, float]:
+def undivided(decoder: Any, codes: Tensor, *, exact_frames: int = 12) -> tuple[Tensor, float]:
     """Upstream's undivided pass [streams, samples], and how far an exact decoder may be from it.
 
     That is 1e-4 times the output's standard deviation, or twice upstream's own distance to float64.
     """
     with torch.no_grad():
         wanted = decoder(codes)[:, 0]
-        # A second of one stream is enough to see how upstream rounds; float64 convolutions take their time.
-        exact = copy.deepcopy(decoder).double()(codes[:1, :, :12])[:, 0]
+        # A few frames of one stream are enough to see how upstream rounds; float64 convolutions take their time.
+        exact = copy.deepcopy(decoder).double()(codes[:1, :, :exact_frames])[:, 0]
     rounding = float((wanted[:1, : exact.shape[1]].double() - exact).abs().max())
     return wanted, max(1e-4 * float(wanted.std()), 2 * rounding)
