@@ -48,9 +48,9 @@ def test_verify_playbook_passes_and_changes_nothing(playbook: Playbook) -> None:
 
 
 def test_verify_playbook_names_a_file_that_somebody_changed(host: Host, playbook: Playbook) -> None:
-    found = host.run(
-        "ls /opt/qwen3-tts/releases/*/venv/lib/python3*/site-packages/transformers/loss/loss_utils.py"
-    )
+    release = re.search(r"path=(/opt/qwen3-tts/releases/[^/]+)/", host.properties("ExecStart")["ExecStart"])
+    assert release
+    found = host.run(f"ls {release[1]}/venv/lib/python3*/site-packages/transformers/loss/loss_utils.py")
     patched = found.stdout.strip()
     host.run(f"cp -p {patched} /root/untouched && echo '# tampered' >> {patched}")
     try:
