@@ -115,7 +115,8 @@ class FrameModel:
             positions=CODE_GROUPS,
         )
         self.sample_fn: SampleFunction = draw.sample
-        self.prefill_fn: Callable[[int, Tensor], None] = self.prefill
+        # None, not its own method: a model that is let go shall be freed at once, without a search for cycles.
+        self.prefill_fn: Callable[[int, Tensor], None] | None = None
         with torch.no_grad():
             self._take_heads_and_embeddings(talker, predictor, weights=weights, release=release_upstream)
             pad_id = torch.tensor([upstream.config.tts_pad_token_id], device=self.device)
@@ -208,7 +209,8 @@ class FrameModel:
             raise InvalidValue(f"max_frames is {max_frames}, it must be at least 1", param="max_frames")
         # The first frame stands at the prompt's last position.
         fitting = min(max_frames, self.positions - count + 1)
-        self.prefill_fn(slot, prompt.embeds[:-1])
+        (self.prefill_fn or self.prefill)(slot, prompt.embeds[:-1])
+        self.predictor.cache.clear(slot)
         state = self.state
         state.x[slot] = prompt.embeds[-1]
         state.position[slot] = count - 1

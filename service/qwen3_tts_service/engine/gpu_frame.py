@@ -158,6 +158,10 @@ class GPUFrame:
             self._sample(self.inner_logits[group], group + 1, model.inputs[group], batch)
         self._advance(batch)
 
+    def newest_logits(self) -> list[Tensor]:
+        """Each codebook's logits [slots, tokens] of the newest frame, before penalty and bars."""
+        return [self.logits, *self.inner_logits]
+
     def _stack(
         self,
         stack: Stack,

@@ -189,7 +189,15 @@ class FrameRunner:
         """Build ``way`` for ``batch`` and verify it; false when it must not be used. The slowest must."""
         try:
             frame = self._frame(batch, way)
-            error = verification.verify(self.model, frame, batch, self._bucket(0), expected)
+            by_kernels = self._on_gpu and way != "eager"
+            error = verification.verify(
+                self.model,
+                frame,
+                batch,
+                self._bucket(0),
+                expected,
+                logits_of=self._kernels.newest_logits if by_kernels else None,
+            )
         except SelfCheckFailed as mismatch:
             if way == "eager":
                 raise
@@ -256,7 +264,8 @@ class FrameRunner:
             frame(batch, 0)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may use the GPU meanwhile: prompts are built, another model serves.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             frame(batch, 0)
         self._graphs[batch] = graph
         return lambda _batch, _length: graph.replay()

@@ -38,7 +38,8 @@ class CapturedPrefill:
                 self._run(length)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # Other threads may use the GPU meanwhile: another model serves.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self._run(length)
             pool = pool or graph.pool()
             self._graphs[length] = graph

@@ -2,12 +2,13 @@
 
 Compilers and graphs that go wrong raise nothing: they speak noise. So every batch size runs once from a fixed
 prompt, and every row of it is held against what plain torch computed for a row alone: the keys and values of
-every layer, and the codes, which may only differ where two candidates are nearly equal.
+every layer, the logits of every codebook, and the codes, which may only differ where two candidates are
+nearly equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,32 +45,50 @@ class Expected:
 def expected(model: FrameModel, length: int) -> Expected:
     """Compute the fixed frame in slot 0 with ``model.frame``. ``length`` as there."""
     _begin(model, 1)
+    logits = _recorded(model, model.frame, 1, length)
+    talker, predictor = _computed(model, 0)
+    return Expected(talker, predictor, model.state.codes[0].tolist(), [row[0] for row in logits])
+
+
+def verify(
+    model: FrameModel,
+    frame: Callable[[int, int], None],
+    batch: int,
+    length: int,
+    expected: Expected,
+    *,
+    logits_of: Callable[[], Sequence[Tensor]] | None = None,
+) -> float:
+    """Run the fixed frame in ``batch`` rows; the largest error of all rows.
+
+    ``logits_of`` returns each codebook's logits [rows, tokens] of the frame that was run, for frames that do
+    not sample by ``model.sample_fn``. Raises SelfCheckFailed when a row computes something else than
+    ``expected``, NaN included.
+    """
+    _begin(model, batch)
+    if logits_of is None:
+        logits: Sequence[Tensor] = _recorded(model, frame, batch, length)
+    else:
+        frame(batch, length)
+        logits = logits_of()
+    return max(_error_of_row(model, row, batch, logits, expected) for row in range(batch))
+
+
+def _recorded(model: FrameModel, frame: Callable[[int, int], None], batch: int, length: int) -> list[Tensor]:
+    """Run ``frame``; each codebook's logits [batch, tokens] as ``model.sample_fn`` got them."""
     recorded: list[Tensor] = []
     sample = model.sample_fn
 
     def record(logits: Tensor, **settings: Any) -> Tensor:
-        recorded.append(logits[0].clone())
+        recorded.append(logits.clone())
         return sample(logits, **settings)
 
     model.sample_fn = record
     try:
-        model.frame(1, length)
+        frame(batch, length)
     finally:
         model.sample_fn = sample
-    talker, predictor = _computed(model, 0)
-    return Expected(talker, predictor, model.state.codes[0].tolist(), recorded)
-
-
-def verify(
-    model: FrameModel, frame: Callable[[int, int], None], batch: int, length: int, expected: Expected
-) -> float:
-    """Run the fixed frame in ``batch`` rows; the largest error of all rows.
-
-    Raises SelfCheckFailed when a row computes something else than ``expected``, NaN included.
-    """
-    _begin(model, batch)
-    frame(batch, length)
-    return max(_error_of_row(model, row, batch, expected) for row in range(batch))
+    return recorded
 
 
 def verify_prefill(model: FrameModel, prefill: Callable[[int, Tensor], None], length: int) -> None:
@@ -82,7 +101,7 @@ def verify_prefill(model: FrameModel, prefill: Callable[[int, Tensor], None], le
     found = []
     for read in (model.prefill, prefill):
         read(0, embeds)
-        found.append(model.talker.cache.whole[:, :, 0, :, :length].float())
+        found.append(model.talker.cache.whole[:, :, 0, :, :length].to(torch.float32, copy=True))
     error = _error(found[1], found[0])
     if not error <= TOLERANCES[model.dtype]:
         raise SelfCheckFailed(
@@ -109,7 +128,9 @@ def _computed(model: FrameModel, row: int) -> tuple[Tensor, Tensor]:
     return talker, model.predictor.cache.whole[:, :, row].float().cpu()
 
 
-def _error_of_row(model: FrameModel, row: int, batch: int, expected: Expected) -> float:
+def _error_of_row(
+    model: FrameModel, row: int, batch: int, logits: Sequence[Tensor], expected: Expected
+) -> float:
     tolerance = TOLERANCES[model.dtype]
     where = f"in row {row} of {batch} on {model.device} in {str(model.dtype).removeprefix('torch.')}"
     talker, predictor = _computed(model, row)
@@ -121,10 +142,15 @@ def _error_of_row(model: FrameModel, row: int, batch: int, expected: Expected) -
         "talker": _error(talker, expected.talker),
         "code predictor": _error(predictor[:, :, :, :positions], expected.predictor[:, :, :, :positions]),
     }
+    # Behind the first other code everything differs, and rightly.
+    for book, wanted in enumerate(expected.logits[: alike + 1]):
+        possible = wanted.isfinite()
+        difference = logits[book][row][possible].float() - wanted[possible].float()
+        errors[f"head of codebook {book}"] = float(difference.pow(2).mean().sqrt() / wanted[possible].std())
     if alike < len(codes):
-        logits = expected.logits[alike]
-        gap = logits[expected.codes[alike]] - logits[codes[alike]]
-        errors[f"choice of codebook {alike}"] = float(gap / logits[logits.isfinite()].std())
+        wanted = expected.logits[alike]
+        gap = wanted[expected.codes[alike]] - wanted[codes[alike]]
+        errors[f"choice of codebook {alike}"] = float(gap / wanted[wanted.isfinite()].std())
     for part, error in errors.items():
         # Written so that NaN fails too.
         if not error <= tolerance:
