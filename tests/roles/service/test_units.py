@@ -171,7 +171,11 @@ def test_systemd_accepts_the_units_and_scores_them_at_most_1_3(
             {"DeviceAllow=/dev/kfd rw", "DeviceAllow=char-drm rw", "SupplementaryGroups=render"},
             ["nvidia"],
         ),
-        ("cuda", {"DeviceAllow=char-nvidia rw", "DeviceAllow=char-nvidia-uvm rw"}, ["kfd", "SupplementaryGroups="]),
+        (
+            "cuda",
+            {"DeviceAllow=char-nvidia rw", "DeviceAllow=char-nvidia-uvm rw"},
+            ["kfd", "SupplementaryGroups="],
+        ),
     ],
 )
 def test_each_profile_opens_its_own_devices_only(
