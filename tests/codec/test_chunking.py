@@ -112,7 +112,7 @@ def test_first_chunks_share_a_batch_when_that_serves_each_of_them_sooner() -> No
 
 def test_a_recording_is_heard_in_large_chunks_behind_those_who_run_dry() -> None:
     clone = voice("clone", 2, at=60.0)
-    clone.progress.context = 23
+    clone.progress.context, clone.progress.reach = 23, 5
     dry = voice("dry", 1, heard=15, now=10.0)
     chunk = choose([clone, dry], CPU_SHAPES, SECONDS, 61.0)
     assert chunk is not None
@@ -121,9 +121,9 @@ def test_a_recording_is_heard_in_large_chunks_behind_those_who_run_dry() -> None
     while clone.progress.context:
         chunk = choose([clone], CPU_SHAPES, SECONDS, 61.0)
         assert chunk is not None
-        taken.append(chunk.shape.frames)
+        taken.append((chunk.shape.frames, chunk.hears))
         assert clone.progress.take(chunk.shape.frames) is True
-    assert taken == [16, 4, 2, 1]
+    assert taken == [(16, True), (2, True), (4, False), (1, False)]
     assert clone.progress.chunk(SIZES, 61.0) == 1
     assert clone.progress.take(1) is False
 

@@ -89,6 +89,20 @@ def test_growing_chunks_past_24_seconds(bench: Bench) -> None:
     assert (got - bench.wanted[:1]).abs().max() <= bench.bound
 
 
+@pytest.mark.parametrize("short", [0, 1])
+def test_frames_that_nobody_hears_cost_no_sound_and_lose_nothing(bench: Bench, short: int) -> None:
+    """All but the last few frames of a context are only heard; one fewer of those would be noticed."""
+    decoder, context = bench.decoder, 90
+    states = [decoder.new_state(), decoder.new_state(STREAMS - 1)]
+    silent = context - decoder.reach + short
+    decoder.hear(bench.codes[:, :, :33], states)
+    decoder.hear(bench.codes[:, :, 33:silent], states)
+    decoder.decode(bench.codes[:, :, silent:context], states)
+    got = decoder.decode(bench.codes[:, :, context : context + 20], states)
+    error = (got - bench.wanted[:, context * SAMPLES : (context + 20) * SAMPLES]).abs().max()
+    assert error > 3 * bench.bound if short else error <= bench.bound
+
+
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_streams_at_different_positions_share_a_batch(bench: Bench, data: st.DataObject) -> None:

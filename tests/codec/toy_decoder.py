@@ -24,20 +24,28 @@ class ToyDecoder:
     """Sound of a frame: the sum of all codes so far, times 1e-6. Frames with a code below 0 raise.
 
     Every call takes ``call_s`` seconds and ``frame_s`` for each frame of each row. ``calls`` lists
-    (batch, frames, name of the thread); ``hold`` stops all calls while it is cleared.
+    (batch, frames, name of the thread) and ``heard`` counts the frames that made no sound; ``hold`` stops all
+    calls while it is cleared.
     """
 
     device = torch.device("cpu")
+    reach = 5
 
     def __init__(self, call_s: float = 0.0, frame_s: float = 0.0) -> None:
         self.call_s = call_s
         self.frame_s = frame_s
         self.calls: list[tuple[int, int, str]] = []
+        self.heard = 0
         self.hold = threading.Event()
         self.hold.set()
 
     def new_state(self, batch: int = 1) -> ToyState:
         return ToyState()
+
+    def hear(self, codes: torch.Tensor, states: list[ToyState]) -> None:
+        self.heard += codes.shape[0] * codes.shape[2]
+        for state, row in zip(states, codes, strict=True):
+            state.total += int(row.sum())
 
     def decode(self, codes: torch.Tensor, states: list[ToyState]) -> torch.Tensor:
         batch, books, frames = codes.shape

@@ -52,6 +52,8 @@ class Progress:
     waiting: int = 0
     #: Frames of the recording that it continues, which the decoder must hear first and nobody else will.
     context: int = 0
+    #: The last frames of the context that the decoder must make sound of, though nobody hears it.
+    reach: int = 0
     decoded: int = 0
     #: Its largest chunk so far; the next may be one size larger.
     largest: int = 0
@@ -81,11 +83,17 @@ class Progress:
     def chunk(self, sizes: Sequence[int], now: float) -> int:
         """The frames to decode now, one of ``sizes`` (ascending, from 1 on); 0: nothing, or not yet."""
         if self.context:
-            return max(size for size in sizes if size <= self.context)
+            left = self.context - self.reach if self.hears else self.context
+            return max(size for size in sizes if size <= left)
         step = next((size for size in sizes if size > self.largest), sizes[-1])
         if self.waiting < step and not self.finished and now < self.starved_at:
             return 0
         return max((size for size in sizes if size <= min(self.waiting, step)), default=0)
+
+    @property
+    def hears(self) -> bool:
+        """Whether its next frames need no sound at all."""
+        return self.context > self.reach
 
     @property
     def starved_at(self) -> float:
@@ -118,6 +126,8 @@ class Chunk(Generic[Stream]):
 
     shape: Shape
     streams: tuple[Stream, ...]
+    #: Whether no sound is needed.
+    hears: bool
 
 
 def choose(
@@ -136,14 +146,14 @@ def choose(
     )  # fmt: skip
     if not ready:
         return None
-    frames = ready[0][2]
-    alike = [stream for _, _, size, stream in ready if size == frames]
+    frames, hears = ready[0][2], ready[0][3].progress.hears
+    alike = [stream for _, _, size, stream in ready if size == frames and stream.progress.hears == hears]
     served: dict[int, Shape] = {}
     for shape in sorted(shape for shape in shapes if shape.frames == frames):
         # A larger batch that serves nobody more is padding.
         served.setdefault(min(shape.batch, len(alike)), shape)
     best = served[min(served, key=lambda streams: seconds[served[streams]] / streams)]
-    return Chunk(best, tuple(alike[: best.batch]))
+    return Chunk(best, tuple(alike[: best.batch]), hears)
 
 
 def next_look(streams: Iterable[Stream]) -> float | None:

@@ -45,6 +45,10 @@ class Decoder(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def reach(self) -> int:
+        """How many frames before the first one that is listened to must be decoded and not only heard."""
+
     def new_state(self, batch: int = 1) -> Any:
         """The state of a stream before its first frame."""
 
@@ -53,6 +57,9 @@ class Decoder(Protocol):
 
         A call for several streams that raises leaves their states as they were.
         """
+
+    def hear(self, codes: torch.Tensor, states: Any) -> None:
+        """Move the states on as :meth:`decode` does, without sound."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class CodecWorker:
             if self._ended is not None:
                 raise self._ended
             if context is not None and not self._heard.knows(context):
-                stream.progress.context = len(context)
+                stream.progress.context, stream.progress.reach = len(context), self._decoder.reach
             self._streams[stream] = None
             self._changed.notify()
         return stream
@@ -229,7 +236,11 @@ class CodecWorker:
         started = time.monotonic()
         results: list[Waveform | Exception]
         try:
-            results = [*self._sound(chunk.shape, codes, [stream._state for stream in chunk.streams])]
+            results = [
+                *self._sound(
+                    chunk.shape, codes, [stream._state for stream in chunk.streams], hears=chunk.hears
+                )
+            ]
         except Exception as error:
             if _is_device_fault(error):
                 self._lose_device(error)
@@ -258,18 +269,24 @@ class CodecWorker:
         results: list[Waveform | Exception] = []
         for stream, mine in zip(chunk.streams, codes, strict=True):
             try:
-                results += self._sound(chunk.shape, [mine], [stream._state])
+                results += self._sound(chunk.shape, [mine], [stream._state], hears=chunk.hears)
             except Exception as error:
                 logger.exception("this stream's frames cannot be decoded")
                 results.append(error)
         return results
 
-    def _sound(self, shape: Shape, codes: list[Codes], states: list[Any]) -> list[Waveform]:
-        """Decode in exactly ``shape``: rows that are missing are padding."""
+    def _sound(
+        self, shape: Shape, codes: list[Codes], states: list[Any], *, hears: bool = False
+    ) -> list[Waveform]:
+        """Decode in exactly ``shape``: rows that are missing are padding. Empty sound when it only ``hears``."""
         padding = shape.batch - len(codes)
         batch = np.stack([*codes, *[np.zeros_like(codes[0])] * padding])
         states = [*states, *(self._decoder.new_state() for _ in range(padding))]
-        waveform = self._decoder.decode(torch.from_numpy(batch).long(), states)
+        frames = torch.from_numpy(batch).long()
+        if hears:
+            self._decoder.hear(frames, states)
+            return [np.zeros(0, np.float32)] * len(codes)
+        waveform = self._decoder.decode(frames, states)
         sound = waveform.float().cpu().numpy()
         if sound.shape != (shape.batch, shape.frames * SAMPLES_A_FRAME):
             raise EngineError(
