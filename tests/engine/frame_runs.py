@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qwen3_tts_service.bench.parity import last_processor
 from qwen3_tts_service.engine import sampling as draw
 from qwen3_tts_service.engine.frame import FrameModel, FramePrompt
 from qwen3_tts_service.engine.prompt import PromptBuilder
@@ -95,26 +95,9 @@ def upstream_run(engine: ReferenceEngine, request: SpeechRequest) -> Run:
         drawn[-1].append(scores[0].clone())
         return scores
 
-    with _last_processor(talker, keep_talkers), _last_processor(talker.code_predictor, keep_predictors):
+    with last_processor(talker, keep_talkers), last_processor(talker.code_predictor, keep_predictors):
         codes = engine.codes(request, greedy=True).tolist()
     return Run(codes, drawn[: len(codes)], drawn[: len(codes)])
-
-
-@contextmanager
-def _last_processor(generator: Any, processor: Any) -> Iterator[None]:
-    """Put ``processor`` behind those that generate makes for itself."""
-    own = generator._get_logits_processor
-
-    def with_ours(**arguments: Any) -> Any:
-        processors = own(**arguments)
-        processors.append(processor)
-        return processors
-
-    generator._get_logits_processor = with_ours
-    try:
-        yield
-    finally:
-        del generator._get_logits_processor
 
 
 @dataclass(eq=False)

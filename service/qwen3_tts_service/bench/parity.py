@@ -128,13 +128,13 @@ def _upstreams(model: LoadedModel, text: str, frames: int) -> _Upstreams:
         drawn[-1].append(scores[0].float().cpu())
         return scores
 
-    with _last_processor(talker, of_talker), _last_processor(talker.code_predictor, of_predictor):
+    with last_processor(talker, of_talker), last_processor(talker.code_predictor, of_predictor):
         codes = engine.codes(spoken_by(model.checkpoint, text, max_frames=frames), greedy=True)
     return _Upstreams(codes.cpu().numpy().astype(np.int32), drawn[: len(codes)])
 
 
 @contextmanager
-def _last_processor(generator: Any, processor: Any) -> Iterator[None]:
+def last_processor(generator: Any, processor: Any) -> Iterator[None]:
     """Put ``processor`` behind those that generate makes for itself."""
     own = generator._get_logits_processor
 
