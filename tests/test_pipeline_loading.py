@@ -29,11 +29,10 @@ def reference(tiny_checkpoint: Path) -> ReferencePipeline:
     return ReferencePipeline(ReferenceEngine(load(tiny_checkpoint, device="cpu", cpu_threads=1)))
 
 
-def test_the_reference_speaks_in_one_piece(reference: ReferencePipeline) -> None:
+def test_the_reference_speaks(reference: ReferencePipeline) -> None:
     utterance = reference.open(REQUEST, deadline=far())
-    [sound] = utterance
-    np.testing.assert_array_equal(sound, reference.engine.synthesize(REQUEST))
-    assert (utterance.finish, utterance.frames) == ("stop", len(sound) // SAMPLES_A_FRAME)
+    np.testing.assert_array_equal(np.concatenate(list(utterance)), reference.engine.synthesize(REQUEST))
+    assert utterance.finish == "stop"
     assert reference.slots == 1
 
 

@@ -2,10 +2,12 @@
 
 Every error that a person can meet names what was wrong, the value, the limit and the way out. No class
 here knows HTTP: ``api/`` maps the families to status codes in one place, the command line maps them to
-exit codes. This module imports nothing, so that every layer can raise and catch from it.
+exit codes. This module imports nothing of ours, so that every layer can raise and catch from it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 _SHOWN_CHARACTERS = 60
 
@@ -29,6 +31,16 @@ class TTSError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By itself an exception is copied, and sent to another process, by its positional arguments alone.
+        return _again, (type(self), self.__dict__)
+
+
+def _again(kind: type[TTSError], members: dict[str, Any]) -> TTSError:
+    error = kind.__new__(kind, members["message"])
+    error.__dict__.update(members)
+    return error
 
 
 class InvalidRequest(TTSError):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen3_tts_service.commands.engines import EngineLoader
 from qwen3_tts_service.config import Settings
+from qwen3_tts_service.engine_process.parent import EngineProcess
 from qwen3_tts_service.lifecycle import ModelSource
 from qwen3_tts_service.served_model import FrameStats
 from server_process import wait_for
@@ -31,9 +31,11 @@ def running(tiny_checkpoint: Path) -> Iterator[Service]:
     settings = Settings(
         model=tiny_checkpoint, device="cpu", cpu_threads=1, codec_threads=1, slots=2, fastest_way="eager"
     )
-    source = ModelSource("tiny", partial(EngineLoader(settings).load, tiny_checkpoint))
+    process = EngineProcess(settings)
+    source = ModelSource("tiny", partial(process.load, tiny_checkpoint))
     with service(slots=2, source=source, queue_size=4) as started:
         yield started
+    process.stop()
 
 
 def stats(running: Service) -> FrameStats:

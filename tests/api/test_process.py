@@ -288,32 +288,11 @@ def test_the_settings_file_may_say_it_all(tiny_checkpoint: Path, tmp_path: Path)
         assert server.ask("GET", "/v1/models").status == 401
 
 
-#: The real program over an engine that a request's text steers: no model is needed to leave.
+#: The real program, whose engine process has an engine that a request's text steers: no model is needed to leave.
 STEERED = """
-import threading, time
 from qwen3_tts_service.cli import main
-from qwen3_tts_service.commands.engines import EngineLoader
-from qwen3_tts_service.served_model import Loaded
-from qwen3_tts_service.errors import DeviceFault
-from stand_in_engine import StandInEngine
-
-class Steered(StandInEngine):
-    def pieces(self, request):
-        while request.text == "hang":
-            time.sleep(1)
-        if request.text == "fault":
-            raise DeviceFault("the codec failed: HIP error: out of luck")
-        if request.text == "stuck":
-            threading.Timer(0.1, self.on_fault, [DeviceFault("a frame took longer than 10 s")]).start()
-            time.sleep(1e6)
-        return super().pieces(request)
-
-def load(self, path, on_fault):
-    engine = Steered()
-    engine.on_fault = on_fault
-    return Loaded(engine)
-
-EngineLoader.load = load
+from qwen3_tts_service.engine_process import parent
+parent.PROGRAM = ("-m", "steered_engine")
 main()
 """
 

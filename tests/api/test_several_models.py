@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen3_tts_service.commands.engines import EngineLoader
 from qwen3_tts_service.config import Settings
+from qwen3_tts_service.engine_process.loading import EngineLoader
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource
 from qwen3_tts_service.speech.request import SpeechRequest
 from server_process import wait_for

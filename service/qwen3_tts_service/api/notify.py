@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 
 logger = logging.getLogger(__name__)
 
@@ -57,3 +58,20 @@ class StartExtension:
             send(f"EXTEND_TIMEOUT_USEC={self._EXTEND_US}")
             if self._done.wait(self._EVERY_S):
                 return
+
+
+class Watchdog:
+    """Tells systemd that the process still works, where its unit has ``WatchdogSec`` (sd_watchdog_enabled(3))."""
+
+    def __init__(self) -> None:
+        microseconds = os.environ.get("WATCHDOG_USEC", "")
+        #: Several times within the limit, so that one delay is none; infinity where nobody wants to hear it.
+        self._every_s = int(microseconds) / 3e6 if microseconds.isdecimal() else float("inf")
+        self._next = time.monotonic() + (0.0 if microseconds.isdecimal() else float("inf"))
+
+    def beat(self) -> None:
+        """Called often, by the thread without which nobody is answered."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._every_s
+            send("WATCHDOG=1")

@@ -210,8 +210,13 @@ class Server:
         requests: int,
         max_body_bytes: int,
         reader_timeout_s: float,
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
-        """``requests`` for speech may wait or be spoken at a time, each on a thread of its own."""
+        """``requests`` for speech may wait or be spoken at a time, each on a thread of its own.
+
+        ``on_round`` is called by the thread that serves the sockets, several times a second.
+        """
+        self._on_round = on_round
         self._reader_timeout_s = reader_timeout_s
         self._map: dict[int, Any] = {}
         self._server = create_server(
@@ -239,6 +244,7 @@ class Server:
             wasyncore.loop(timeout=_LOOP_S, use_poll=True, map=self._map, count=1)
             for channel in list(self._server.active_channels.values()):
                 channel.look(self._reader_timeout_s)
+            self._on_round()
         self._server.task_dispatcher.shutdown(timeout=1)
         self._server.close()
 

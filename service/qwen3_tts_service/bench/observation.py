@@ -1,4 +1,4 @@
-"""Put into a server process before it starts: speech of a fixed length, and the time of every frame in a file.
+"""Put into a server's engine process before it starts: speech of a fixed length, and the time of every frame in a file.
 
 The server itself is the ordinary one; only what is measured is made comparable and visible.
 """

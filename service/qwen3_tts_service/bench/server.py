@@ -23,9 +23,14 @@ from ..speech.request import SAMPLES_A_FRAME
 _START_S = 900.0
 _LOOK_S = 0.1
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+), ")
+#: The ordinary server, whose engine process is observed.
 _PROGRAM = (
-    "import sys; from qwen3_tts_service.bench.observation import install; install(sys.argv.pop()); "
+    "import sys; from qwen3_tts_service.engine_process import parent; parent.PROGRAM = ('-c', sys.argv.pop()); "
     "from qwen3_tts_service.cli import main; main(['serve'])"
+)
+_ENGINE_PROGRAM = (
+    "from qwen3_tts_service.bench.observation import install; install({!r}); "
+    "from qwen3_tts_service.engine_process.child import main; main()"
 )
 #: 16-bit mono.
 _BYTES_A_SAMPLE = 2
@@ -56,7 +61,7 @@ class Server:
         path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(self.frame_times)],
+                [sys.executable, "-c", _PROGRAM, _ENGINE_PROGRAM.format(str(self.frame_times))],
                 env=kept | own | {"PYTHONPATH": path.rstrip(os.pathsep)},
                 stdout=log,
                 stderr=subprocess.STDOUT,

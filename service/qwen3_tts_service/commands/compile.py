@@ -11,8 +11,8 @@ from functools import partial
 import click
 
 from .. import config, journal
+from ..engine_process.loading import EngineLoader
 from ..served_model import ServedModel
-from .engines import EngineLoader
 
 
 @click.command(name="compile")

@@ -18,19 +18,16 @@ from ..api.app import create_app
 from ..api.auth import KeyRing
 from ..api.server import Server, listen, on_termination
 from ..engine.device_faults import record_fault
+from ..engine_process.loading import most_slots
+from ..engine_process.parent import EngineProcess
 from ..errors import ConfigurationError
 from ..lifecycle import Lifecycle, ModelSource, Status
-from .engines import EngineLoader
 
 if TYPE_CHECKING:
     from ..config import Settings
 
 logger = logging.getLogger(__name__)
 
-#: How long a thread that computes in Python keeps the interpreter while another one waits (seconds). Python's own
-#: 5 ms are longer than a frame. Modelled with a device of 3 ms a frame, 32 slots and one busy thread on two cores:
-#: the gaps' 95th percentile is 15 ms with 5 ms, 5.5 to 8.4 ms with 0.5 ms, and grows again below.
-_SWITCH_S = 0.0005
 #: Time for answers that are finished to reach their clients, in seconds; less when the device is lost.
 _SEND_S = 5.0
 _SEND_AFTER_FAULT_S = 1.0
@@ -52,16 +49,16 @@ def command() -> NoReturn:
     journal.configure(settings.log_level)
     keys = KeyRing.read(_key_file(settings))
     _refuse_strangers(settings, keys)
-    sys.setswitchinterval(_SWITCH_S)
-    status = _serve(settings, keys)
-    # A thread may still be inside torch (loading, a hung frame, or a request beyond the drain limit): it can be
-    # neither stopped nor waited for, and an interpreter that is torn down under it crashes.
+    engine = EngineProcess(settings)
+    status = _serve(settings, keys, engine)
+    engine.stop()
+    # A thread may still wait for a request beyond the drain limit, or for a client that does not read.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
 
 
-def _serve(settings: Settings, keys: KeyRing) -> int:
+def _serve(settings: Settings, keys: KeyRing, engine: EngineProcess) -> int:
     going_down = threading.Event()
     broken: list[Status] = []
     extension = notify.StartExtension()
@@ -76,11 +73,10 @@ def _serve(settings: Settings, keys: KeyRing) -> int:
             broken.append(status)
             going_down.set()
 
-    loader = EngineLoader(settings)
     lifecycle = Lifecycle(
         [
             ModelSource(
-                name, partial(loader.load, path), at_start=not number or settings.load_models == "start"
+                name, partial(engine.load, path), at_start=not number or settings.load_models == "start"
             )
             for number, (name, path) in enumerate(settings.models)
         ],
@@ -94,9 +90,10 @@ def _serve(settings: Settings, keys: KeyRing) -> int:
     server = Server(
         create_app(lifecycle, settings, keys),
         listener,
-        requests=len(settings.models) * (loader.most_slots + settings.queue_size),
+        requests=len(settings.models) * (most_slots(settings) + settings.queue_size),
         max_body_bytes=settings.max_body_bytes,
         reader_timeout_s=settings.reader_timeout_s,
+        on_round=notify.Watchdog().beat,
     )
 
     def come_down() -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import TTSError
+from ..speech.listening import Finish
 
 if TYPE_CHECKING:
     from ..speech.request import Sampling
     from .prompt import Prompt
-
-#: How a request ended: by itself, at its length limit, given up by its client, or out of time.
-Finish = Literal["stop", "length", "cancelled", "deadline"]
 
 
 @dataclass(frozen=True, eq=False)

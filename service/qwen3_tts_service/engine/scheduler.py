@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import DeviceFault, Draining, EngineError, QueueFull, TTSError
+from ..speech.listening import Finish
 from .device_faults import is_device_lost
 from .frame_times import FrameTimes
-from .jobs import Finish, FrameRequest, FrameSink, Job
+from .jobs import FrameRequest, FrameSink, Job
 from .runner import FrameResult, FrameTicket, Runner
 from .slots import Slots
 from .watchdog import Overdue, Watchdog

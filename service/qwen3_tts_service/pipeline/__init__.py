@@ -3,12 +3,13 @@
 from .loading import streaming_engine
 from .reference import ReferencePipeline
 from .shared_codec import SharedCodec
+from .speaking import Speaking, Timeline, Utterance
 from .streaming import StreamingEngine
-from .utterance import Timeline, Utterance
 
 __all__ = [
     "ReferencePipeline",
     "SharedCodec",
+    "Speaking",
     "StreamingEngine",
     "Timeline",
     "Utterance",

@@ -13,8 +13,9 @@ from ..engine.linear import Weights
 from ..engine.prompt import PromptBuilder
 from ..engine.scheduler import FRAME_LIMIT_S, Scheduler
 from ..errors import DeviceFault
+from ..speech.listening import AHEAD_FRAMES
 from .shared_codec import SharedCodec
-from .streaming import AHEAD_FRAMES, StreamingEngine
+from .streaming import StreamingEngine
 
 logger = logging.getLogger(__name__)
 

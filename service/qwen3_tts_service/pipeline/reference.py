@@ -1,66 +1,72 @@
-"""The reference engine with the interface of the streaming one: one request at a time, its sound in one piece."""
+"""The reference engine with the interface of the streaming one: one request at a time, its sound when it is whole."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
-from ..engine.jobs import Finish
 from ..engine.reference import ReferenceEngine
-from ..errors import Cancelled, DeadlineExceeded
+from ..errors import Cancelled, EngineError, TTSError
+from ..speech.listening import AHEAD_FRAMES, Listener, Reader, Waveform, out_of_time
 from ..speech.request import SAMPLES_A_FRAME, SpeechRequest
 
+logger = logging.getLogger(__name__)
 
-class WholeUtterance:
-    """Iterate for one waveform, computed by the thread that iterates. Errors as :class:`.utterance.Utterance`."""
+#: How often a listener that lags is looked at (seconds).
+_LOOK_S = 0.02
+#: The sound is handed over in such pieces, for listeners whose memory ends at :data:`AHEAD_FRAMES`.
+_PIECE_SAMPLES = 16 * SAMPLES_A_FRAME
+
+
+class WholeSpeaking:
+    """A request that a thread of its own computes, and then tells to its listener."""
 
     def __init__(
-        self,
-        engine: ReferenceEngine,
-        request: SpeechRequest,
-        *,
-        deadline: float,
-        cancelled: Callable[[], bool],
+        self, engine: ReferenceEngine, request: SpeechRequest, listener: Listener, *, deadline: float
     ) -> None:
-        self.frames = 0
-        self.finish: Finish | None = None
         self._engine = engine
         self._request = request
+        self._listener = listener
         self._deadline = deadline
-        self._is_cancelled = cancelled
-        self._given_up = False
-        self._begun = False
-
-    def __iter__(self) -> WholeUtterance:
-        return self
-
-    def __next__(self) -> npt.NDArray[np.float32]:
-        if self._begun:
-            raise StopIteration
-        self._begun = True
-        try:
-            waveform = self._engine.synthesize(self._request, should_stop=self._should_stop)
-        except Cancelled:
-            if time.monotonic() < self._deadline:
-                self.finish = "cancelled"
-                raise
-            self.finish = "deadline"
-            raise DeadlineExceeded(
-                "the request was not finished within its time", retry_after_s=1.0
-            ) from None
-        self.frames = len(waveform) // SAMPLES_A_FRAME
-        self.finish = "length" if self.frames >= self._request.max_frames else "stop"
-        return waveform
+        self._given_up = threading.Event()
+        threading.Thread(target=self._run, name="reference", daemon=True).start()
 
     def cancel(self) -> None:
         """Give up before the next frame. Never blocks."""
-        self._given_up = True
+        self._given_up.set()
+
+    def _run(self) -> None:
+        try:
+            waveform = self._engine.synthesize(self._request, should_stop=self._should_stop)
+            self._tell(waveform)
+        except Cancelled as error:
+            if time.monotonic() < self._deadline:
+                self._listener.end("cancelled", error)
+            else:
+                self._listener.end("deadline", out_of_time(0))
+        except TTSError as error:
+            self._listener.end(None, error)
+        except Exception as error:
+            # Whatever a library raises: who listens must hear of it.
+            logger.exception("a request failed")
+            self._listener.end(None, EngineError(f"upstream's code failed: {type(error).__name__}: {error}"))
+        else:
+            frames = len(waveform) // SAMPLES_A_FRAME
+            self._listener.end("length" if frames >= self._request.max_frames else "stop", None)
+
+    def _tell(self, waveform: Waveform) -> None:
+        for start in range(0, len(waveform), _PIECE_SAMPLES):
+            piece = waveform[start : start + _PIECE_SAMPLES]
+            while (start + len(piece)) // SAMPLES_A_FRAME - self._listener.taken > AHEAD_FRAMES:
+                if self._should_stop():
+                    raise Cancelled("the request was given up while it was heard")
+                time.sleep(_LOOK_S)
+            self._listener.hear(piece)
 
     def _should_stop(self) -> bool:
-        return self._given_up or self._is_cancelled() or time.monotonic() >= self._deadline
+        return self._given_up.is_set() or self._listener.gone() or time.monotonic() >= self._deadline
 
 
 class ReferencePipeline:
@@ -80,12 +86,20 @@ class ReferencePipeline:
         self.check = engine.check
         self.encode_reference = engine.encode_reference
 
+    def start(self, request: SpeechRequest, listener: Listener, *, deadline: float) -> WholeSpeaking:
+        """As :meth:`.streaming.StreamingEngine.start`."""
+        self.check(request)
+        return WholeSpeaking(self.engine, request, listener, deadline=deadline)
+
     def open(
         self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool] = lambda: False
-    ) -> WholeUtterance:
-        """As :meth:`.streaming.StreamingEngine.open`; the work begins with the first look for sound."""
-        self.check(request)
-        return WholeUtterance(self.engine, request, deadline=deadline, cancelled=cancelled)
+    ) -> Reader:
+        """As :meth:`.streaming.StreamingEngine.open`."""
+        return Reader(
+            lambda listener: self.start(request, listener, deadline=deadline),
+            deadline=deadline,
+            cancelled=cancelled,
+        )
 
     def ways(self) -> Mapping[int, str]:
         """How frames are computed, by batch size."""

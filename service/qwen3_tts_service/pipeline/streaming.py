@@ -15,13 +15,11 @@ from ..engine.budget import frame_budget
 from ..engine.jobs import FrameRequest
 from ..engine.prompt import PromptBuilder
 from ..engine.scheduler import Scheduler, SchedulerStats
+from ..speech.listening import AHEAD_FRAMES, Listener
 from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
-from .utterance import Utterance
+from .speaking import Speaking, Utterance
 
 logger = logging.getLogger(__name__)
-
-#: How far the engine may be ahead of a reader, in frames of 80 ms: 20 s of sound, 2 MB.
-AHEAD_FRAMES = 250
 
 
 @dataclass(frozen=True)
@@ -79,24 +77,14 @@ class StreamingEngine:
         """
         return self._prompts.encode_reference(recording)
 
-    def open(
-        self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool] = lambda: False
-    ) -> Utterance:
-        """Begin to speak. Builds the prompt on the calling thread, then returns: iterate for the sound.
+    def start(self, request: SpeechRequest, listener: Listener, *, deadline: float) -> Speaking:
+        """Begin to speak to ``listener``. Builds the prompt on the calling thread, then returns.
 
-        ``deadline`` is a time of ``time.monotonic``; ``cancelled`` says that nobody listens any more: it is
-        asked before every frame, on the engine's thread, and must not block. ``request.max_frames`` is the cap,
-        the text's length may set a lower one. Raises one of the InvalidRequest family, QueueFull, Draining and
-        DeviceFault.
+        ``deadline`` is a time of ``time.monotonic``. ``request.max_frames`` is the cap, the text's length may
+        set a lower one. Raises one of the InvalidRequest family, QueueFull, Draining and DeviceFault.
         """
         prompt = self._prompts.build(request)
-        utterance = Utterance(
-            self._codec,
-            context=prompt.context,
-            deadline=deadline,
-            cancelled=cancelled,
-            ahead=self._ahead_frames,
-        )
+        speaking = Speaking(self._codec, listener, context=prompt.context, ahead=self._ahead_frames)
         frames = FrameRequest(
             prompt=prompt,
             sampling=self._prompts.sampling(request),
@@ -104,13 +92,27 @@ class StreamingEngine:
             max_frames=frame_budget(prompt.text_tokens, cap=request.max_frames),
             deadline=deadline,
         )
-        utterance.timeline.queued = time.monotonic()
+        speaking.timeline.queued = time.monotonic()
         try:
-            utterance.submitted(self._scheduler.submit(frames, utterance))
+            speaking.submitted(self._scheduler.submit(frames, speaking))
         except BaseException:
-            utterance.cancel()
+            speaking.cancel()
             raise
-        return utterance
+        return speaking
+
+    def open(
+        self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool] = lambda: False
+    ) -> Utterance:
+        """As :meth:`start`, for a thread of this process that iterates for the sound.
+
+        ``cancelled`` says that nobody listens any more: it is asked before every frame, on the engine's thread,
+        and must not block.
+        """
+        return Utterance(
+            lambda listener: self.start(request, listener, deadline=deadline),
+            deadline=deadline,
+            cancelled=cancelled,
+        )
 
     def stats(self) -> PipelineStats:
         """Counts and times of both stages, for metrics. The codec's are those of every model that shares it."""

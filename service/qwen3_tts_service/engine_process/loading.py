@@ -1,4 +1,4 @@
-"""The settings' engine for a checkpoint, built for ``serve`` and ``compile`` alike."""
+"""The settings' engine for a checkpoint, built for the engine's process and for ``compile`` alike."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _SLOTS_ON_GPU, _SLOTS_ON_CPU = 8, 2
 
 
+def most_slots(settings: Settings) -> int:
+    """How many requests a model speaks at a time at most; the device is known only when it is loaded."""
+    return (settings.slots or _SLOTS_ON_GPU) if settings.engine == "frames" else 1
+
+
 class EngineLoader:
     """Loads the models of one process; they share the codec."""
 
@@ -33,11 +38,6 @@ class EngineLoader:
         # Before torch is imported. What the unit or a person has set stays.
         for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
             os.environ.setdefault(name, str(settings.compile_cache_directory / folder))
-
-    @property
-    def most_slots(self) -> int:
-        """How many requests a model speaks at a time at most; the device is known only when it is loaded."""
-        return (self._settings.slots or _SLOTS_ON_GPU) if self._settings.engine == "frames" else 1
 
     def load(self, path: Path, on_fault: Callable[[DeviceFault], None]) -> Loaded:
         """Build the engine of the checkpoint at ``path``; seconds to minutes, one at a time.
