@@ -88,6 +88,18 @@ def install_project(python: Path) -> None:
     )
 
 
+def compile_all(directory: Path) -> None:
+    """Byte code of everything, once: else each process of a test compiles torch's thousands of files again.
+
+    After the patches, which change files. Packages ship templates that are no Python, so failures mean nothing.
+    """
+    subprocess.run(
+        [directory / "bin" / "python", "-m", "compileall", "-q", "-j", "0", directory / "lib"],
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+
+
 def main() -> int:
     """Build the environment when its inputs changed."""
     parser = argparse.ArgumentParser(
@@ -113,6 +125,7 @@ def main() -> int:
             patch(python)
         if arguments.editable:
             install_project(python)
+        compile_all(arguments.directory)
     except (pip_sources.SourceError, subprocess.CalledProcessError, ValueError, OSError) as problem:
         print(f"{arguments.directory}: {problem}", file=sys.stderr)
         return 1
