@@ -302,7 +302,7 @@ def test_a_lost_gpu_ends_the_process_for_systemd_to_restart(tmp_path: Path) -> N
         server.wait_until_ready()
         answer = server.ask("POST", "/v1/audio/speech", speech(input="fault"))
         assert (answer.status, answer.error["code"]) == (500, "device_fault")
-        assert server.wait(10) == 1
+        assert server.wait(60) == 1
         assert "cannot serve: the codec failed: HIP error: out of luck" in server.log
 
 
@@ -315,7 +315,7 @@ def test_a_hung_gpu_ends_the_process_and_the_second_time_for_good(tmp_path: Path
             server.wait_until_ready()
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 stuck = pool.submit(server.ask, "POST", "/v1/audio/speech", speech(input="stuck"))
-                assert server.wait(15) == status
+                assert server.wait(60) == status
                 answer = stuck.result(10)
                 assert (answer.status, answer.error["code"]) == (500, "device_fault")
             assert "cannot serve: a frame took longer than 10 s" in server.log
@@ -333,7 +333,7 @@ def test_an_engine_process_that_dies_or_hangs_ends_the_service_with_its_cause(
         answer = server.ask("POST", "/v1/audio/speech", speech(input=end))
         assert (answer.status, answer.error["code"]) == (500, "device_fault")
         assert ("SIGKILL" if end == "die" else "it hangs") in answer.error["message"]
-        assert server.wait(15) == 1
+        assert server.wait(60) == 1
         assert f"cannot serve: {answer.error['message']}" in server.log
 
 
@@ -344,7 +344,7 @@ def test_the_drain_has_an_end(tmp_path: Path) -> None:
             stuck = pool.submit(server.ask, "POST", "/v1/audio/speech", speech(input="hang"))
             _let_it_begin(server, stuck)
             server.process.send_signal(signal.SIGTERM)
-            assert server.wait(15) == 0
+            assert server.wait(60) == 0
             assert isinstance(stuck.exception(10), OSError | http.client.HTTPException)
         assert "the drain limit is over" in server.log
 

@@ -94,6 +94,8 @@ class EngineProcess:
             process, connection = self._process, self._connection
         if process is None or connection is None:
             return
+        if self._error is not None:
+            process.kill()  # it may hang
         # It leaves by itself when its parent has nothing more to say. Closing would not be heard: a thread reads here.
         with socket.socket(fileno=os.dup(connection.fileno())) as hanging_up, contextlib.suppress(OSError):
             hanging_up.shutdown(socket.SHUT_RDWR)
