@@ -315,6 +315,8 @@ def test_a_hung_gpu_ends_the_process_and_the_second_time_for_good(tmp_path: Path
             server.wait_until_ready()
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 stuck = pool.submit(server.ask, "POST", "/v1/audio/speech", speech(input="stuck"))
+                # The socket's queue is ten messages long.
+                assert notify.messages
                 assert server.wait(60) == status
                 answer = stuck.result(10)
                 assert (answer.status, answer.error["code"]) == (500, "device_fault")

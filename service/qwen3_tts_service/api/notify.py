@@ -10,6 +10,9 @@ import time
 
 logger = logging.getLogger(__name__)
 
+#: A manager that is busy leaves a full queue; the way down must not wait for it (seconds).
+_PATIENCE_S = 1.0
+
 
 def send(*assignments: str) -> None:
     """Send ``KEY=VALUE`` lines; does nothing where systemd does not listen.
@@ -25,6 +28,7 @@ def send(*assignments: str) -> None:
     message = "\n".join(" ".join(assignment.splitlines()) for assignment in assignments)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(_PATIENCE_S)
             sender.connect(address)
             sender.sendall(message.encode(errors="replace"))
     except OSError as error:
