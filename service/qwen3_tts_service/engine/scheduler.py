@@ -17,8 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..errors import DeviceFault, Draining, EngineError, QueueFull, TTSError
-from .device_faults import is_device_lost
+from ..errors import DeviceFault, Draining, EngineError, QueueFull, TTSError, is_device_lost
 from .frame_times import FrameTimes
 from .jobs import Finish, FrameRequest, FrameSink, Job
 from .runner import FrameResult, FrameTicket, Runner
