@@ -2,11 +2,12 @@
 
 Every error that a person can meet names what was wrong, the value, the limit and the way out. No class
 here knows HTTP: ``api/`` maps the families to status codes in one place, the command line maps them to
-exit codes. This module imports nothing of ours, so that every layer can raise and catch from it.
+exit codes. This module imports nothing of the package, so that every layer can raise and catch from it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _SHOWN_CHARACTERS = 60
@@ -147,6 +148,15 @@ class DeviceFault(EngineError):
     """The GPU reported an error after which nothing more can be computed in this process."""
 
     code = "device_fault"
+
+
+#: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
+_DEVICE_LOST = re.compile(r"\b(CUDA|HIP) error:")
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether nothing more can be computed in this process after ``error``."""
+    return isinstance(error, DeviceFault) or bool(_DEVICE_LOST.search(str(error)))
 
 
 class SelfCheckFailed(EngineError):

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from qwen3_tts_service.codec import worker as worker_module
 from qwen3_tts_service.codec.chunking import CPU_SHAPES, Shape
 from qwen3_tts_service.codec.worker import CodecStream, CodecWorker
+from qwen3_tts_service.cores import Cores
 from qwen3_tts_service.errors import DeviceFault, Draining, EngineError, TTSError
 
 from .toy_decoder import SAMPLES, ToyDecoder, frames, sound
@@ -344,3 +346,61 @@ def test_codec_threads_have_their_own_count_of_torch_threads() -> None:
         assert later == [here]
         assert torch.get_num_threads() == here
     assert set(seen) == {own}
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Cores:
+    """Cores that an engine computes with too."""
+    cores = Cores()
+    cores.shared = True
+    monkeypatch.setattr(worker_module, "cores", cores)
+    return cores
+
+
+def test_a_frame_that_is_due_is_decoded_before_its_engine_makes_the_next(shared: Cores) -> None:
+    decoder = ToyDecoder()
+    with running(decoder) as worker:
+        for number in range(50):
+            listener = Listener(worker)
+            with shared.turn():
+                pass
+            listener.stream.push(frames(1, seed=number)[0])
+            with shared.turn():
+                assert len(decoder.calls) == number + 1
+
+
+def test_nothing_is_decoded_while_the_engine_has_the_cores(shared: Cores) -> None:
+    decoder = ToyDecoder()
+    with running(decoder) as worker:
+        with shared.turn():
+            listener = Listener(worker)
+            codes = frames(20, seed=0)
+            listener.say(codes)
+            time.sleep(0.05)
+            assert decoder.calls == []
+        assert listener.end() is None
+        np.testing.assert_allclose(listener.heard, sound(codes), rtol=1e-6)
+
+
+def test_a_stream_given_up_before_its_turn_holds_nobody(shared: Cores) -> None:
+    decoder = ToyDecoder()
+    with running(decoder) as worker:
+        for _ in range(20):
+            with shared.turn():
+                listener = Listener(worker)
+                listener.stream.push(frames(1, seed=0)[0])
+                listener.stream.cancel()
+            with shared.turn():
+                pass
+        assert decoder.calls == []
+
+
+def test_a_worker_that_has_ended_asks_for_no_turn(shared: Cores) -> None:
+    worker = CodecWorker(ToyDecoder())
+    worker.start()
+    listener = Listener(worker)
+    assert worker.stop()
+    listener.stream.push(frames(1, seed=0)[0])
+    listener.stream.finish()
+    with shared.turn():
+        pass

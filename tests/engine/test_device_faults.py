@@ -9,8 +9,8 @@ from unittest import mock
 
 import pytest
 
-from qwen3_tts_service.engine.device_faults import is_device_lost, recent_faults, record_fault
-from qwen3_tts_service.errors import DeviceFault
+from qwen3_tts_service.engine.device_faults import recent_faults, record_fault
+from qwen3_tts_service.errors import DeviceFault, is_device_lost
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qwen3_tts_service.checkpoints.load import LoadedModel, load
+from qwen3_tts_service.cores import cores
 from qwen3_tts_service.engine import graphs, verification
 from qwen3_tts_service.engine.frame import FrameModel
 from qwen3_tts_service.engine.graphs import FrameRunner
@@ -123,3 +125,28 @@ def test_no_way_is_left_with_a_slot_that_advances(model: LoadedModel) -> None:
 
 def test_batch_sizes_are_powers_of_two_and_all_slots(model: LoadedModel) -> None:
     assert FrameRunner(frames(model, 6), fastest="eager").batch_sizes == (1, 2, 4, 6)
+
+
+def test_one_prompt_serves_the_verification_of_every_batch_size(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested, read = frames(model, 6), []
+    prefill = tested.prefill
+    monkeypatch.setattr(tested, "prefill", lambda *prompt: read.append(prompt) or prefill(*prompt))
+    assert FrameRunner(tested, fastest="eager").ways() == dict.fromkeys((1, 2, 4, 6), "eager")
+    assert len(read) == 1
+
+
+def test_on_a_cpu_a_frame_waits_while_others_have_the_cores(model: LoadedModel) -> None:
+    runner, computed = FrameRunner(frames(model), fastest="eager"), threading.Event()
+
+    def launch() -> None:
+        runner.launch(1, [False]).read()
+        computed.set()
+
+    thread = threading.Thread(target=launch)
+    with cores.turn():
+        thread.start()
+        assert not computed.wait(0.3)
+    assert computed.wait(10.0)
+    thread.join()

@@ -67,13 +67,13 @@ class CodecStream:
             if self._open and not self.progress.finished:
                 self._codes.append(codes)
                 self.progress.arrive()
-                self._worker._changed.notify()
+                self._worker._look_at(self)
 
     def finish(self) -> None:
         """No more frames come: decode the rest, then call ``on_end(None)``."""
         with self._worker._changed:
             self.progress.finished = True
-            self._worker._changed.notify()
+            self._worker._look_at(self)
 
     def cancel(self) -> None:
         """Forget the stream: only a decode that is under way may still call ``on_audio``."""

@@ -6,8 +6,8 @@ that *every thread takes over at its first parallel operation*. A thread that ha
 whatever others set. So a codec thread first asks for its count, which makes it take over the process's, then
 sets its own, and a passing thread puts the process's count back.
 
-The engine's count (``load(cpu_threads=...)``, set on the thread that loads) is thereby untouched, and both
-pools exist side by side: where both run on the CPU their sum should not exceed the cores.
+The engine's count (``load(cpu_threads=...)``, set on the thread that loads) is thereby untouched. Where both
+run on the CPU each may have all cores: they take turns (:mod:`..cores`).
 
 A compiled function depends on the count twice: it is compiled into the loops, and torch compiles anew when
 the function is called under another count. So what is compiled for a thread is compiled on that thread.

@@ -5,6 +5,9 @@ frames are decoded next, and together with whose, is the rule of :mod:`.chunking
 
 Every shape is run on the codec's thread before the first stream: what a decoder sets up it may set up for the
 thread and its count of torch threads (see :mod:`.threads`), and the rule wants each shape's seconds.
+
+On the CPU a decode is a turn (:mod:`..cores`). Its place in the queue is taken when its last frame is put down,
+so that it comes before the engine's next frame.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..errors import DeviceFault, Draining, EngineError, TTSError
+from ..cores import Turn, cores
+from ..errors import DeviceFault, Draining, EngineError, TTSError, is_device_lost
 from . import chunking
 from .chunking import Chunk, Shape
 from .contexts import HeardContexts
@@ -31,8 +34,6 @@ from .threads import own_thread_count
 
 logger = logging.getLogger(__name__)
 
-#: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
-_DEVICE_FAULT = re.compile(r"\b(CUDA|HIP) error:")
 #: Weight of the newest decode in the running mean of a shape's seconds.
 _NEWEST = 0.2
 #: One frame of 80 ms at 24 kHz.
@@ -98,6 +99,7 @@ class CodecWorker:
             shapes = chunking.CPU_SHAPES if decoder.device.type == "cpu" else chunking.GPU_SHAPES
         chunking.check(shapes)
         self.shapes = tuple(shapes)
+        self._sizes = sorted({shape.frames for shape in shapes})
         self._decoder = decoder
         self._threads = threads
         self._on_device_fault = on_device_fault
@@ -105,6 +107,8 @@ class CodecWorker:
         # In the order of their opening.
         self._streams: dict[CodecStream, None] = {}
         self._heard = HeardContexts()
+        # Of the next decode, while it waits for this thread; None on a GPU.
+        self._turn: Turn | None = None
         self._ended: TTSError | None = None
         self._seconds: dict[Shape, float] = {}
         self._decodes = dict.fromkeys(self.shapes, 0)
@@ -122,6 +126,8 @@ class CodecWorker:
         self._thread.start()
         error = self._warm.get()
         self._since = time.monotonic()
+        # This thread has loaded the decoder.
+        cores.give_up_team()
         if error is not None:
             self.stop()
             raise _failure(error) from error
@@ -165,7 +171,7 @@ class CodecWorker:
             if context is not None and not self._heard.knows(context):
                 stream.progress.context, stream.progress.reach = len(context), self._decoder.reach
             self._streams[stream] = None
-            self._changed.notify()
+            self._look_at(stream)
         return stream
 
     def stats(self) -> CodecStats:
@@ -200,15 +206,41 @@ class CodecWorker:
             # What is set up at first use, such as scratch memory and thread pools, is not in the last run.
             states = [self._decoder.new_state() for _ in range(shape.batch)]
             for _ in range(3):
-                started = time.monotonic()
-                self._sound(shape, [codes] * shape.batch, states)
-                self._seconds[shape] = time.monotonic() - started
+                with self._take_turn():
+                    started = time.monotonic()
+                    self._sound(shape, [codes] * shape.batch, states)
+                    self._seconds[shape] = time.monotonic() - started
+
+    def _look_at(self, stream: CodecStream) -> None:
+        """Something came for ``stream``: wake the thread. Under the lock, on any thread."""
+        self._changed.notify()
+        # Where the engine waits for the cores too, the place in the queue is taken at once: the thread that
+        # puts this frame down asks for the next one long before the codec's has woken up.
+        if (
+            cores.shared
+            and self._turn is None
+            and self._ended is None
+            and self._decoder.device.type == "cpu"
+            and stream.progress.chunk(self._sizes, time.monotonic())
+        ):
+            self._turn = cores.turn()
+
+    def _take_turn(self) -> Turn | contextlib.nullcontext[None]:
+        """The turn to decode in. Under the lock, or before there is a stream."""
+        if self._decoder.device.type != "cpu":
+            return contextlib.nullcontext()
+        turn, self._turn = self._turn or cores.turn(), None
+        return turn
+
+    def _next(self) -> Chunk[CodecStream] | None:
+        return chunking.choose(self._streams, self.shapes, self._seconds, time.monotonic())
 
     def _step(self) -> bool:
         """Wait for one thing to do and do it; false when the worker has ended."""
         with self._changed:
             while True:
                 if self._ended is not None:
+                    self._cancel_turn()
                     return False
                 over = next(
                     (s for s in self._streams if s.progress.finished and not s.progress.waiting), None
@@ -216,38 +248,37 @@ class CodecWorker:
                 if over is not None:
                     over._close()
                     break
-                now = time.monotonic()
-                chunk = chunking.choose(self._streams, self.shapes, self._seconds, now)
-                if chunk is not None:
-                    codes = [stream._take(chunk.shape.frames) for stream in chunk.streams]
+                if self._next() is not None:
+                    turn = self._take_turn()
                     break
+                # It was for frames that are not wanted any more.
+                self._cancel_turn()
                 look = chunking.next_look(self._streams)
-                self._changed.wait(None if look is None else max(0.0, look - now))
+                self._changed.wait(None if look is None else max(0.0, look - time.monotonic()))
         if over is not None:
             over._tell_end(None)
-        elif chunk is not None:
-            self._decode(chunk, codes)
+        else:
+            self._decode_next(turn)
         return True
 
-    def _decode(self, chunk: Chunk[CodecStream], codes: list[Codes]) -> None:
-        for stream in chunk.streams:
-            if stream._state is None:
-                stream._state = self._state_of(stream)
-        started = time.monotonic()
-        results: list[Waveform | Exception]
-        try:
-            results = [
-                *self._sound(
-                    chunk.shape, codes, [stream._state for stream in chunk.streams], hears=chunk.hears
-                )
-            ]
-        except Exception as error:
-            if _is_device_fault(error):
-                self._lose_device(error)
-                return
-            logger.exception("a decode of %d streams failed", len(chunk.streams))
-            results = [error] if len(chunk.streams) == 1 else self._one_by_one(chunk, codes)
-        ended = time.monotonic()
+    def _cancel_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+
+    def _decode_next(self, turn: Turn | contextlib.nullcontext[None]) -> None:
+        with turn:
+            with self._changed:
+                # Chosen now: while it waited for its turn, frames came or were given up.
+                chunk = self._next()
+                if chunk is None:
+                    return
+                codes = [stream._take(chunk.shape.frames) for stream in chunk.streams]
+            started = time.monotonic()
+            results = self._results(chunk, codes)
+            ended = time.monotonic()
+        if results is None:
+            return
         for stream, result in zip(chunk.streams, results, strict=True):
             stream.decodes.append(Decode(started, ended, chunk.shape.frames, len(chunk.streams)))
             self._deliver(stream, result)
@@ -258,6 +289,21 @@ class CodecWorker:
             for stream in chunk.streams:
                 self._frames += chunk.shape.frames
                 stream._in_decode = 0
+
+    def _results(self, chunk: Chunk[CodecStream], codes: list[Codes]) -> list[Waveform | Exception] | None:
+        """What each stream of the chunk gets; None when the device is lost."""
+        for stream in chunk.streams:
+            if stream._state is None:
+                stream._state = self._state_of(stream)
+        try:
+            states = [stream._state for stream in chunk.streams]
+            return [*self._sound(chunk.shape, codes, states, hears=chunk.hears)]
+        except Exception as error:
+            if is_device_lost(error):
+                self._lose_device(error)
+                return None
+            logger.exception("a decode of %d streams failed", len(chunk.streams))
+            return [error] if len(chunk.streams) == 1 else self._one_by_one(chunk, codes)
 
     def _state_of(self, stream: CodecStream) -> Any:
         """A fresh state, or what the decoder knew when it had heard the same context before."""
@@ -347,12 +393,8 @@ def _own_gpu_queue(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _is_device_fault(error: Exception) -> bool:
-    return _DEVICE_FAULT.search(str(error)) is not None
-
-
 def _failure(error: Exception) -> TTSError:
     if isinstance(error, TTSError):
         return error
-    kind = DeviceFault if _is_device_fault(error) else EngineError
+    kind = DeviceFault if is_device_lost(error) else EngineError
     return kind(f"the codec failed: {error}")

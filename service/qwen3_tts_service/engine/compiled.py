@@ -18,7 +18,9 @@ def compiled_layer(name: str, *, any_length: bool = False) -> LayerFunction:
     # torch keeps what it compiled by code object, and gives up on one that it has compiled too often.
     code = decoder_layer.__code__.replace(co_name=name)
     own = FunctionType(code, decoder_layer.__globals__, name)
-    compiled = torch.compile(own, fullgraph=True)
+    # By itself torch would make the batch a variable too, and be slower for it.
+    compiled = torch.compile(own, fullgraph=True, dynamic=False)
+    seen: set[torch.Size] = set()
 
     def layer(
         x: Tensor,
@@ -31,11 +33,11 @@ def compiled_layer(name: str, *, any_length: bool = False) -> LayerFunction:
         mask: Tensor,
         eps: float,
     ) -> Tensor:
-        if any_length:
+        if any_length and x.shape not in seen:
+            seen.add(x.shape)
+            # Counts while a version is made, and is said of this mask only, not of those that it will be called with.
             torch._dynamo.mark_dynamic(mask, 3)
-        # By itself torch would make the batch a variable too, and be slower for it.
-        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-            result: Tensor = compiled(x, weights, keys, values, cos, sin, position, mask, eps)
+        result: Tensor = compiled(x, weights, keys, values, cos, sin, position, mask, eps)
         return result
 
     return layer

@@ -1,4 +1,4 @@
-"""When the device is lost: telling it from a request's own error, and remembering it across restarts.
+"""When the device is lost: remembering it across restarts.
 
 A process that lost its device can only end and be started again. ``record_fault`` writes the cause down before
 that; whoever starts the process asks ``recent_faults`` and does not start it a third time in ten minutes, but
@@ -10,25 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from ..errors import DeviceFault
 
 logger = logging.getLogger(__name__)
 
 #: Faults further apart than this (seconds) are accidents of their own.
 WITHIN_S = 600.0
-
-#: How torch begins the messages of errors after which a GPU context is lost (running out of memory is none).
-_LOST = re.compile(r"\b(CUDA|HIP) error:")
-
-
-def is_device_lost(error: BaseException) -> bool:
-    """Whether nothing more can be computed in this process after ``error``."""
-    return isinstance(error, DeviceFault) or bool(_LOST.search(str(error)))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..checkpoints.load import LoadedModel
 from ..errors import InputTooLong, InvalidValue
-from ..speech.request import Sampling
+from ..speech.request import DRAWING, Sampling
 from . import sampling as draw
 from .linear import Weights, laid_out, linear
 from .transformer import Stack, StackWeights, release_weights
@@ -77,8 +77,8 @@ SampleFunction = Callable[..., Tensor]
 class FrameModel:
     """The language model of one checkpoint, laid out for whole frames over ``slots`` voices at once.
 
-    Replaceable by faster versions: ``talker.layer_fn``, ``talker.prefill_layer_fn``, ``predictor.layer_fn``,
-    ``prefill_fn`` and ``sample_fn``.
+    Replaceable by faster versions: ``talker.layer_fn``, ``predictor.layer_fn``, ``prefill_fn`` and
+    ``sample_fn``.
     """
 
     def __init__(
@@ -222,16 +222,7 @@ class FrameModel:
         state.trailing[slot, :trailing] = prompt.trailing
         state.trailing_length[slot] = trailing
         state.seed[slot] = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
-        for name in (
-            "greedy",
-            "temperature",
-            "top_k",
-            "top_p",
-            "repetition_penalty",
-            "subtalker_temperature",
-            "subtalker_top_k",
-            "subtalker_top_p",
-        ):
+        for name in ("greedy", *DRAWING):
             getattr(state, name)[slot] = getattr(sampling, name)
         state.active[slot] = True
         return fitting
@@ -264,9 +255,10 @@ class FrameModel:
         """
         state = self.state.rows(batch)
         advancing = state.active & ~state.done
-        hidden = self.talker.step(
-            state.x[:, None], state.position[:, None], self.mask(state.position[:, None], length)
-        )
+        # Copied: to torch.compile the state is another kind of tensor than what a layer returns in inference
+        # mode, and the first layer would need a version of its own.
+        x = state.x[:, None].clone()
+        hidden = self.talker.step(x, state.position[:, None], self.mask(state.position[:, None], length))
         scores = draw.restrict(
             linear(hidden[:, 0], self.head).float(),
             seen=state.seen,

@@ -14,11 +14,11 @@ from torch import Tensor
 from . import kernels
 from .frame import CODE_GROUPS, FrameModel
 from .linear import Int8Matrix, Matrix, PackedMatrix, rounded
+from .sampling import MIN_FRAMES
 from .transformer import Stack
 
 #: Outputs of a product that one program makes: few, so that even a small matrix is asked for by many programs.
 BLOCK_OUT = 16
-_MIN_FRAMES = 2
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class GPUFrame:
             codebook,
             self._suppressed_from,
             model.eos,
-            _MIN_FRAMES,
+            MIN_FRAMES,
             VOCABULARY=vocabulary,
             CODEBOOKS=CODE_GROUPS,
             WIDTH=width,

@@ -13,6 +13,7 @@ the device is itself compared with the CPU in float32 by ``selfcheck.py``, from 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..cores import Turn, cores
 from ..errors import SelfCheckFailed
 from . import verification
 from .compiled import compiled_layer
@@ -102,7 +104,6 @@ class FrameRunner:
         self.computes_at_launch = not self._on_gpu
         self._positions = [0] * self.slots
         self._active: list[bool] | None = None
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._frames: dict[int, tuple[Way, Frame]] = {}
         self._reasons: dict[int, str] = {}
         self._next_buffer = 0
@@ -111,6 +112,9 @@ class FrameRunner:
         best: Way = "captured" if self._on_gpu else "compiled"
         with torch.inference_mode():
             self._build(fastest or best)
+        if not self._on_gpu:
+            cores.shared = True
+            cores.give_up_team()
 
     def ways(self) -> dict[int, str]:
         """Batch size -> the way it is computed."""
@@ -122,7 +126,7 @@ class FrameRunner:
 
     def admit(self, slot: int, prompt: Prompt, sampling: Sampling, seed: int, max_frames: int) -> int:
         """As :meth:`FrameModel.admit`."""
-        with torch.inference_mode():
+        with self._turn(), torch.inference_mode():
             frames = self.model.admit(slot, prompt, sampling, seed, max_frames)
         self._positions[slot] = len(prompt.embeds) - 1
         self._active = None
@@ -130,7 +134,7 @@ class FrameRunner:
 
     def move(self, source: int, target: int) -> None:
         """As :meth:`FrameModel.move`."""
-        with torch.inference_mode():
+        with self._turn(), torch.inference_mode():
             self.model.move(source, target, length=min(self._positions[source] + 1, self.model.positions))
         self._positions[target] = self._positions[source]
         self._active = None
@@ -139,7 +143,7 @@ class FrameRunner:
         """Begin a frame of slots 0 to ``batch``, of which ``active`` advance; does not wait on a GPU."""
         _, frame = self._frames[batch]
         model, state = self.model, self.model.state
-        with torch.inference_mode():
+        with self._turn(), torch.inference_mode():
             rows = list(active)
             if self._on_gpu:
                 buffer = self._buffers[self._next_buffer]
@@ -163,6 +167,10 @@ class FrameRunner:
                     FrameResult(state.codes[:batch].numpy().copy(), state.done[:batch].numpy().copy())
                 )
             return buffer.fetch(model, batch)
+
+    def _turn(self) -> Turn | contextlib.nullcontext[None]:
+        """Where frames are computed by this process's cores, the codec does not compute meanwhile."""
+        return contextlib.nullcontext() if self._on_gpu else cores.turn()
 
     def _bucket(self, length: int) -> int:
         fitting = next((size for size in _LENGTHS if size >= length), length)
@@ -267,7 +275,6 @@ class FrameRunner:
         # Other threads may use the GPU meanwhile: prompts are built, another model serves.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             frame(batch, 0)
-        self._graphs[batch] = graph
         return lambda _batch, _length: graph.replay()
 
 

@@ -6,6 +6,7 @@ products keep upstream's shapes (one per piece of text), so that the embeddings 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from ..checkpoints.load import LoadedModel
+from ..cores import cores
 from ..errors import NotSupportedByModel
 from ..speech.request import CloneReference, Sampling, SpeechRequest, TextFeeding, VoicePrompt
 from .requests import TEMPLATE_HEAD, TEMPLATE_TAIL, TEXT_TAIL, RequestReader, Script, default_sampling
@@ -83,7 +85,10 @@ class PromptBuilder:
                 f"a {self._reader.model_type} checkpoint cannot clone a voice; load a base checkpoint",
                 param="clone",
             )
-        return self._voices.encode(recording)
+        try:
+            return self._voices.encode(recording)
+        finally:
+            cores.give_up_team()
 
     @torch.no_grad()
     def build(self, request: SpeechRequest) -> Prompt:
@@ -95,7 +100,10 @@ class PromptBuilder:
         if isinstance(request.clone, CloneReference):
             request = replace(request, clone=self.encode_reference(request.clone))
         assert request.clone is None or isinstance(request.clone, VoicePrompt)
-        voice = request.clone
+        with nullcontext() if self._device.type == "cuda" else cores.turn():
+            return self._build(script, request.clone, request.feeding)
+
+    def _build(self, script: Script, voice: VoicePrompt | None, feeding: TextFeeding) -> Prompt:
         codec = self._codec_prefix(script, voice)
         opening = [
             self._text(script.text[:, :TEMPLATE_HEAD]),
@@ -104,9 +112,9 @@ class PromptBuilder:
         if script.instructions is not None:
             opening.insert(0, self._text(script.instructions))
         if voice is not None and voice.codes is not None:
-            body, trailing = self._in_context(script, voice.codes, request.feeding)
+            body, trailing = self._in_context(script, voice.codes, feeding)
         else:
-            body, trailing = self._plain(script, request.feeding)
+            body, trailing = self._plain(script, feeding)
         embeds = torch.cat([*opening, body], dim=1)[0]
         if self._device.type == "cuda":
             # The engine reads the prompt on a stream of its own.

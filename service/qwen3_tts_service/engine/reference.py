@@ -18,9 +18,8 @@ import numpy.typing as npt
 import torch
 
 from ..checkpoints.load import LoadedModel, codec_kernels, load
-from ..errors import Cancelled, DeviceFault, EngineError, NotSupportedByModel, TTSError
+from ..errors import Cancelled, DeviceFault, EngineError, NotSupportedByModel, TTSError, is_device_lost
 from ..speech.request import SAMPLES_A_FRAME, CloneReference, Sampling, SpeechRequest, VoicePrompt
-from .device_faults import is_device_lost
 from .requests import RequestReader, default_sampling
 from .voice import VoiceEncoder
 

@@ -22,7 +22,7 @@ from ..errors import (
     UnknownVoice,
     shown,
 )
-from ..speech.request import CloneReference, Sampling, SpeechRequest, VoicePrompt
+from ..speech.request import DRAWING, CloneReference, Sampling, SpeechRequest, VoicePrompt
 from .voice import check_recording, frames_of
 
 #: Upstream drops instructions silently for this size.
@@ -45,16 +45,7 @@ def default_sampling(checkpoint: Checkpoint) -> Sampling:
     """
     file = checkpoint.path / "generation_config.json"
     stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    names = (
-        "temperature",
-        "top_k",
-        "top_p",
-        "repetition_penalty",
-        "subtalker_temperature",
-        "subtalker_top_k",
-        "subtalker_top_p",
-    )
-    values = {name: stored[name] for name in names if stored.get(name) is not None}
+    values = {name: stored[name] for name in DRAWING if stored.get(name) is not None}
     draws, subtalker_draws = (stored.get(name, True) for name in ("do_sample", "subtalker_dosample"))
     # Only the likeliest candidate kept is the same as not drawing.
     if not draws:

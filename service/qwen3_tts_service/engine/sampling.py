@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+#: Frames that any speech has: its end is suppressed before.
+MIN_FRAMES = 2
 
 
 def _signed(constant: int) -> int:
@@ -52,13 +54,13 @@ def restrict(
     """What upstream does to the talker's logits before any draw, greedy ones too.
 
     logits [batch, vocabulary] float32, seen [batch, vocabulary] bool (codes spoken so far), penalty [batch],
-    step [batch] (codes spoken so far, counted), suppressed [vocabulary] bool. Speech has at least two frames:
-    ``eos`` is suppressed before.
+    step [batch] (codes spoken so far, counted), suppressed [vocabulary] bool. ``eos`` is suppressed before
+    :data:`MIN_FRAMES`.
     """
     factor = penalty[:, None]
     penalized = torch.where(logits < 0, logits * factor, logits / factor)
     logits = torch.where(seen, penalized, logits)
-    too_early = step[:, None] < 2
+    too_early = step[:, None] < MIN_FRAMES
     at_eos = torch.arange(logits.shape[1], device=logits.device) == eos
     return logits.masked_fill(suppressed | (too_early & at_eos), -torch.inf)
 

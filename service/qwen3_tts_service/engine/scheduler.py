@@ -17,9 +17,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..errors import DeviceFault, Draining, EngineError, QueueFull, TTSError
+from ..errors import DeviceFault, Draining, EngineError, QueueFull, TTSError, is_device_lost
 from ..speech.listening import Finish
-from .device_faults import is_device_lost
 from .frame_times import FrameTimes
 from .jobs import FrameRequest, FrameSink, Job
 from .runner import FrameResult, FrameTicket, Runner

@@ -160,13 +160,12 @@ class KeyValueCache:
 
 
 class Stack:
-    """A stack with its keys and values. ``layer_fn`` may be replaced by a compiled or hand-written version."""
+    """A stack with its keys and values. ``layer_fn`` of its steps may be replaced by a compiled version."""
 
     def __init__(self, weights: StackWeights, *, slots: int, positions: int) -> None:
         self.weights = weights
         self.cache = KeyValueCache(weights, slots=slots, positions=positions)
         self.layer_fn: LayerFunction = decoder_layer
-        self.prefill_layer_fn: LayerFunction = decoder_layer
 
     def step(self, x: Tensor, position: Tensor, mask: Tensor) -> Tensor:
         """x [batch, tokens, hidden] through all layers and the last norm, over the first ``batch`` slots."""
@@ -174,7 +173,7 @@ class Stack:
 
     def prefill(self, x: Tensor, position: Tensor, mask: Tensor, slot: int) -> Tensor:
         """x [1, tokens, hidden] through all layers and the last norm, over one slot."""
-        return self._run(self.prefill_layer_fn, x, position, mask, slot)
+        return self._run(decoder_layer, x, position, mask, slot)
 
     def _run(self, layer_fn: LayerFunction, x: Tensor, position: Tensor, mask: Tensor, first: int) -> Tensor:
         weights, last = self.weights, first + x.shape[0]

@@ -1,15 +1,15 @@
 """Does a faster way compute what plain torch computes? One frame on a fixed prompt, compared all the way.
 
 Compilers and graphs that go wrong raise nothing: they speak noise. So every batch size runs once from a fixed
-prompt, and every row of it is held against what plain torch computed for a row alone: the keys and values of
-every layer, the logits of every codebook, and the codes, which may only differ where two candidates are
-nearly equal.
+prompt, which is read once, and every row of it is held against what plain torch computed for a row alone: the
+keys and values of every layer, the logits of every codebook, and the codes, which may only differ where two
+candidates are nearly equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import SelfCheckFailed
 from ..speech.request import Sampling
-from .frame import FrameModel
+from .frame import FrameModel, FrameState
 
 #: Largest error: root mean square of the difference over that of the expected values. Two ways of the same
 #: arithmetic differ by rounding and the order of summation; unrelated values give 1.4.
@@ -34,8 +34,10 @@ class _Prompt:
 
 @dataclass(frozen=True)
 class Expected:
-    """One frame as plain torch computes it."""
+    """One frame as plain torch computes it, and what it began with."""
 
+    start: FrameState  # one row: the slot when the prompt was read
+    prompt: Tensor  # keys and values that reading it left: [layers, 2, kv_heads, positions, head_dim]
     talker: Tensor  # keys and values of the frame's position: [layers, 2, kv_heads, head_dim]
     predictor: Tensor  # [layers, 2, kv_heads, 16, head_dim]
     codes: list[int]
@@ -44,10 +46,16 @@ class Expected:
 
 def expected(model: FrameModel, length: int) -> Expected:
     """Compute the fixed frame in slot 0 with ``model.frame``. ``length`` as there."""
-    _begin(model, 1)
+    ids = torch.arange(_PROMPT_POSITIONS, device=model.device) * 37 % model.embedding.shape[0]
+    # Rows of the embedding table, whatever the checkpoint.
+    prompt = _Prompt(model.embedding[ids] + model.pad, model.embedding[ids[:1]])
+    model.admit(0, prompt, Sampling(greedy=True), 0, _MAX_FRAMES)
+    state = model.state.rows(1)
+    start = FrameState(**{field.name: getattr(state, field.name).clone() for field in fields(state)})
+    read = model.talker.cache.whole[:, :, 0, :, :_PROMPT_POSITIONS].clone()
     logits = _recorded(model, model.frame, 1, length)
     talker, predictor = _computed(model, 0)
-    return Expected(talker, predictor, model.state.codes[0].tolist(), [row[0] for row in logits])
+    return Expected(start, read, talker, predictor, state.codes[0].tolist(), [row[0] for row in logits])
 
 
 def verify(
@@ -65,7 +73,7 @@ def verify(
     not sample by ``model.sample_fn``. Raises SelfCheckFailed when a row computes something else than
     ``expected``, NaN included.
     """
-    _begin(model, batch)
+    _begin(model, batch, expected)
     if logits_of is None:
         logits: Sequence[Tensor] = _recorded(model, frame, batch, length)
     else:
@@ -115,12 +123,15 @@ def clear(model: FrameModel) -> None:
     model.state.active.fill_(False)
 
 
-def _begin(model: FrameModel, rows: int) -> None:
-    """Put the fixed prompt into the first ``rows`` slots: rows of the embedding table, whatever the checkpoint."""
-    ids = torch.arange(_PROMPT_POSITIONS, device=model.device) * 37 % model.embedding.shape[0]
-    prompt = _Prompt(model.embedding[ids] + model.pad, model.embedding[ids[:1]])
+def _begin(model: FrameModel, rows: int, expected: Expected) -> None:
+    """Put the first ``rows`` slots where they are when they have read the fixed prompt."""
     for slot in range(rows):
-        model.admit(slot, prompt, Sampling(greedy=True), 0, _MAX_FRAMES)
+        # What another way left there may be anything.
+        model.talker.cache.clear(slot)
+        model.predictor.cache.clear(slot)
+        model.talker.cache.whole[:, :, slot, :, :_PROMPT_POSITIONS] = expected.prompt
+        for field in fields(model.state):
+            getattr(model.state, field.name)[slot] = getattr(expected.start, field.name)[0]
 
 
 def _computed(model: FrameModel, row: int) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,18 @@ _TEMPERATURE_LIMIT = 10.0
 _PENALTY_LIMITS = (0.1, 10.0)
 
 
+#: The numbers of :class:`Sampling`, named as in a checkpoint's ``generation_config.json``.
+DRAWING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "subtalker_temperature",
+    "subtalker_top_k",
+    "subtalker_top_p",
+)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How codes are drawn from their probabilities.
