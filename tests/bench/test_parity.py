@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -53,15 +54,36 @@ def test_speech_that_ends_early_does_not_hold(expected: Any) -> None:
     assert parity._compared("x", "fp32", [expected.codes[:4]], [expected])["passed"] == "NO"
 
 
-def test_every_part_of_the_script_names_what_there_is() -> None:
+def gpu_check() -> Any:
     spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "tools" / "gpu_check.py")
     assert spec
     assert spec.loader
     script = importlib.util.module_from_spec(spec)
+    # Its dataclass looks its own module up.
+    sys.modules["gpu_check"] = script
     spec.loader.exec_module(script)
+    return script
+
+
+def test_every_part_of_the_script_names_what_there_is() -> None:
+    script = gpu_check()
     members = {field.name for field in fields(Plan)}
-    assert list(script.PARTS) == ["parity", "table", "load"]
+    assert list(script.PARTS) == ["parity", "table", "memory", "load"]
+    assert set(script.PARTS) >= script.TOGETHER
     for measurements in script.PARTS.values():
-        for _, module, own in measurements:
-            assert callable(importlib.import_module(f"qwen3_tts_service.bench.{module}").run)
-            assert own.keys() <= members
+        for one in measurements:
+            assert callable(importlib.import_module(f"qwen3_tts_service.bench.{one.module}").run)
+            assert one.settings.keys() <= members
+
+
+def test_what_does_not_fit_into_the_budget_is_not_started(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["gpu_check.py", "--part", "memory", "--budget", "100", "--out", str(tmp_path)]
+    arguments += ["--work", str(tmp_path), "--checkpoint", str(tiny_checkpoint)]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert gpu_check().main() == 1
+    assert "no time left for memory-bf16\n" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.json"))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from qwen3_tts_service.bench import placement, serve_suite
+from qwen3_tts_service.bench import arrivals, load, memory, placement, serve_suite
 from qwen3_tts_service.bench.plan import Plan
+from qwen3_tts_service.bench.report import Report
 from qwen3_tts_service.bench.statistics import Spread
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,7 @@ def test_the_gpu_script_runs_its_parity_part(tiny_checkpoint: Path, tmp_path: Pa
     """On the CPU, to try the script: what it judges is judged the same way."""
     settings = {"frames": 5, "batches": [2], "cpu_threads": 1}
     arguments = ["--part", "parity", "--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path)]
+    arguments += ["--work", str(tmp_path)]
     arguments += ["--device", "cpu", "--settings", json.dumps(settings)]
     done = subprocess.run(
         [sys.executable, "tools/gpu_check.py", *arguments],
@@ -60,7 +62,43 @@ def test_the_gpu_script_runs_its_parity_part(tiny_checkpoint: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "all held" in done.stdout
-    report = json.loads((tmp_path / "parity-parity.json").read_text())
-    assert report["facts"]["passed"] is True
-    assert len(report["provenance"]["source_hash"]) == 16
-    assert {row["dtype"] for row in report["tables"][0]["rows"]} == {"fp32", "bf16"}
+    for name in ("fp32", "bf16", "codec"):
+        report = json.loads((tmp_path / f"parity-{name}.json").read_text())
+        assert report["facts"]["passed"] is True
+        assert "unfinished" not in report["facts"]
+        assert len(report["provenance"]["source_hash"]) == 16
+
+
+def test_arrivals_are_counted_beside_streams_that_run(base_checkpoint: Path, plan: Plan) -> None:
+    kept: list[Report] = []
+    settings = replace(plan, checkpoint=base_checkpoint, frames=40, batches=(2,), slot_positions=1024)
+    report = arrivals.run(replace(settings, keep=kept.append))
+    [table] = report.tables
+    alone, beside = table.rows
+    # From when both streams speak to when the first has ended.
+    assert 2 * 30 <= int(str(alone["gaps"])) <= 2 * 39
+    assert int(str(beside["arrivals"])) >= int(str(beside["long"])) >= 1
+    assert beside["stretched_ms"] == pytest.approx(float(str(beside["p99_ms"])) - float(str(alone["p99_ms"])))
+    # 60 s of a recording are 750 frames of the prompt.
+    assert report.facts["prompt_positions"]["recording"] > 750
+    assert kept[-1].tables == report.tables
+
+
+def test_a_thousand_requests_leave_their_memory_looked_at(plan: Plan) -> None:
+    report = memory.run(replace(plan, frames=5, slot_positions=64))
+    [table] = report.tables
+    assert [row["requests"] for row in table.rows] == [0, 100, 500, 1000]
+    assert report.facts["failed"] == 0
+    assert report.facts["frames"] == 5 * 1000
+
+
+def test_gaps_under_load_are_the_servers_and_count_when_all_listen(plan: Plan) -> None:
+    report = load.run(replace(plan, frames=40, slot_positions=512))
+    alone, clients, noisy = report.tables[0].rows
+    assert alone["ratio"] == 1.0
+    for row in (clients, noisy):
+        # Nobody had ended by himself, or was still being admitted.
+        assert float(str(row["rows"])) == pytest.approx(2, abs=0.2)
+        assert float(str(row["ratio"])) == pytest.approx(
+            float(str(row["p95_ms"])) / float(str(alone["p95_ms"]))
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,34 +11,17 @@ import torch
 from ..checkpoints.load import LoadedModel, load
 from ..engine.frame import FrameModel
 from ..engine.graphs import FrameRunner
-from ..engine.prompt import Prompt, PromptBuilder
+from ..engine.prompt import PromptBuilder
 from ..errors import ConfigurationError
-from ..speech.request import FRAMES_A_SECOND, Sampling
-from . import launches, provenance, rates, reads, upstream
+from ..speech.request import FRAMES_A_SECOND
+from . import int8, launches, provenance, rates, reads, upstream
 from .floors import LanguageModelFloor
+from .frame_timing import WARM_UPS, Frames, time_frames
 from .observation import go_on
 from .plan import Plan
 from .report import Cell, Column, Report, Table
 from .requests import request_of_length
-from .statistics import Spread, intervals, spread
-
-#: What the slots of a batch ask for, in turn: each way of sampling has its own cost, and all are in the graph.
-MIXED_SAMPLING = (
-    Sampling(),
-    Sampling(temperature=0.7, top_k=0, top_p=0.9),
-    Sampling(temperature=1.1, top_k=20, repetition_penalty=1.2, subtalker_top_p=0.8),
-    Sampling(greedy=True),
-)
-#: Frames before the timed ones: the first launch of a batch size may compile and capture.
-_WARM_UPS = 8
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Timed frames of one batch size: seconds between two that were read, and seconds of the host for each."""
-
-    gaps: Spread
-    host: Spread
+from .statistics import spread
 
 
 def run(plan: Plan) -> Report:
@@ -59,32 +41,16 @@ def run(plan: Plan) -> Report:
         cpu_threads=plan.cpu_threads,
     )
     measured = rates.measure(model.device, model.dtype)
-    prompt_positions = plan.positions - plan.frames - _WARM_UPS - 1
+    prompt_positions = plan.positions - plan.frames - WARM_UPS - 1
     builder = PromptBuilder(model)
     request = request_of_length(builder, model.checkpoint, prompt_positions)
     prompt = builder.build(request)
-    theirs: dict[int, Spread] = {}
-    for batch in plan.batches if plan.upstream else ():
-        plan.say(f"upstream, batch {batch}")
-        spoken = upstream.speak(model, request, batch=batch, frames=plan.frames)
-        theirs[batch] = spread(spoken.frame_seconds)
     plan.say("our engine: copying weights, compiling")
     started = time.perf_counter()
     frames = FrameModel(model, slots=max(plan.batches), positions=plan.slot_positions)
     go_on(frames)
     runner = FrameRunner(frames)
-    building_s = time.perf_counter() - started
     floor = LanguageModelFloor.of(model.checkpoint.config)
-    rows: list[dict[str, Cell]] = []
-    last = len(prompt.embeds) + _WARM_UPS + plan.frames
-    for batch in plan.batches:
-        plan.say(f"ours, batch {batch}")
-        timed = time_frames(runner, prompt, batch=batch, frames=plan.frames)
-        cost = floor.frame(batch=batch, length=last, bytes_a_number=model.dtype.itemsize)
-        least_s = cost.seconds(
-            bytes_a_second=measured.bytes_a_second, operations_a_second=measured.operations_a_second
-        )
-        rows.append(_row(batch, timed, least_s, theirs.get(batch)))
     facts = {
         "checkpoint": {"size": model.checkpoint.model_size, "synthetic": model.checkpoint.synthetic},
         "device": str(model.device),
@@ -92,39 +58,45 @@ def run(plan: Plan) -> Report:
         "threads": measured.threads,
         "ways": {str(batch): way for batch, way in runner.ways().items()},
         "slower_ways_because": {str(batch): reason for batch, reason in runner.reasons().items()},
-        "building_s": building_s,
+        "building_s": time.perf_counter() - started,
         "read_gb_a_second": measured.bytes_a_second / 1e9,
         "matrix_gflops": measured.operations_a_second / 1e9,
-        "memory_gb": _memory_gb(model.device),
     }
-    tables = [_frames_table(plan, last, rows), _carried(plan, runner, frames, floor, model)]
-    return Report("engine", provenance.collect(), facts, tables)
+    last = len(prompt.embeds) + WARM_UPS + plan.frames
+    rows: list[dict[str, Cell]] = []
+    more: list[Table] = []
+
+    def report() -> Report:
+        found = facts | {"memory_gb": _memory_gb(model.device)}
+        return Report("engine", provenance.collect(), found, [_frames_table(plan, last, rows), *more])
+
+    timed: dict[int, Frames] = {}
+    # Ours first: upstream takes minutes, and whoever is stopped meanwhile has this.
+    for batch in plan.batches:
+        timed[batch] = time_frames(runner, prompt, batch=batch, frames=plan.frames)
+        cost = floor.frame(batch=batch, length=last, bytes_a_number=model.dtype.itemsize)
+        least_s = cost.seconds(
+            bytes_a_second=measured.bytes_a_second, operations_a_second=measured.operations_a_second
+        )
+        rows.append(_row(batch, timed[batch], least_s))
+        plan.say(_frames_table(plan, last, rows).line(rows[-1]))
+        plan.keep(report())
+    more.append(_carried(plan, runner, frames, floor, model))
+    plan.keep(report())
+    del runner, frames
+    if plan.weights == "int8":
+        more += int8.tables(plan, model, prompt, timed)
+        plan.keep(report())
+    for row, batch in zip(rows, plan.batches if plan.upstream else (), strict=False):
+        spoken = upstream.speak(model, request, batch=batch, frames=plan.frames)
+        theirs = spread(spoken.frame_seconds)
+        row |= {"upstream_ms": theirs.scaled(1e3), "ratio": theirs.median / timed[batch].gaps.median}
+        plan.say(_frames_table(plan, last, rows).line(row))
+        plan.keep(report())
+    return report()
 
 
-def time_frames(runner: Any, prompt: Prompt, *, batch: int, frames: int) -> Frames:
-    """``frames`` frames of ``batch`` slots with mixed sampling, launched as the service does.
-
-    The slots are admitted here; the last timed frame stands ``frames`` + 8 behind the prompt.
-    """
-    for slot in range(batch):
-        runner.admit(slot, prompt, MIXED_SAMPLING[slot % len(MIXED_SAMPLING)], seed=slot, max_frames=1 << 20)
-    active = [True] * batch
-    # Where a frame is computed by its launch, nothing can be gained by launching ahead.
-    ahead = [] if runner.computes_at_launch else [runner.launch(batch, active)]
-    read_at: list[float] = []
-    host: list[float] = []
-    for _ in range(_WARM_UPS + frames):
-        began = time.perf_counter()
-        ahead.append(runner.launch(batch, active))
-        host.append(time.perf_counter() - began)
-        ahead.pop(0).read()
-        read_at.append(time.perf_counter())
-    for ticket in ahead:
-        ticket.read()
-    return Frames(spread(intervals(read_at[_WARM_UPS - 1 :])), spread(host[_WARM_UPS:]))
-
-
-def _row(batch: int, timed: Frames, least_s: float, theirs: Spread | None) -> dict[str, Cell]:
+def _row(batch: int, timed: Frames, least_s: float) -> dict[str, Cell]:
     middle = timed.gaps.median
     return {
         "batch": batch,
@@ -134,8 +106,6 @@ def _row(batch: int, timed: Frames, least_s: float, theirs: Spread | None) -> di
         "host_ms": timed.host.scaled(1e3),
         "floor_ms": least_s * 1e3,
         "of_floor": middle / least_s,
-        "upstream_ms": theirs.scaled(1e3) if theirs else None,
-        "ratio": theirs.median / middle if theirs else None,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 #: Seconds of ``time.monotonic``, which all processes of a host share: launched, read; and rows of the batch.
 _RECORD = struct.Struct("<ddi")
 _SOON_S = 0.1
+_for_ever = ExitStack()
 
 
 def install(frame_times: str) -> None:
     """For the life of this process: no end of speech, and each frame's times in the file ``frame_times``."""
     from ..engine import graphs
 
-    endless().__enter__()
+    # Never left: a block that nobody holds would be left at once.
+    _for_ever.enter_context(endless())
     # Open as long as the process lives.
     file = Path(frame_times).open("ab", buffering=0)  # noqa: SIM115
     _timed(graphs.FrameRunner, file)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ..engine.linear import Weights
+    from .report import Report
 
 BATCHES = (1, 4, 8, 16, 32)
 #: 8.96 s of sound: the sentence by which this model is usually judged.
@@ -19,6 +23,10 @@ def _silent(_line: str) -> None:
     return None
 
 
+def _forget(_so_far: Report) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Plan:
     """The checkpoint, where it runs, and how long is measured. All suites read the same one.
@@ -26,7 +34,8 @@ class Plan:
     ``device``, ``dtype``, ``codec_device`` and ``cpu_threads`` are the settings of the service of that name.
     ``frames`` are timed in each measurement, ``repeats`` is how often a whole decode or request is repeated.
     ``positions`` is where a slot stands when its last timed frame is made; a slot holds ``slot_positions``.
-    ``say`` is told what is being measured now.
+    ``weights`` are the service's; the engine suite measures int8 beside bf16. ``say`` is told what is being
+    measured now and what was found, ``keep`` is given the report so far, for whoever may be stopped.
     """
 
     checkpoint: Path
@@ -44,4 +53,6 @@ class Plan:
     #: Concurrent clients of the serve suite.
     clients: tuple[int, ...] = (1, 8)
     soak_minutes: float = 10.0
+    weights: Weights = "bf16"
     say: Callable[[str], None] = _silent
+    keep: Callable[[Report], None] = _forget

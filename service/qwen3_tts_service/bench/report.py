@@ -58,6 +58,14 @@ class Table:
     #: Keys of the columns of a plot: the first is its x axis, the others are drawn over it.
     plotted: Sequence[str] = ()
 
+    def line(self, row: Mapping[str, Cell]) -> str:
+        """One row in a line of its own, for whoever watches: the cells that are there, by their headings."""
+        return ", ".join(
+            f"{column.title} {column.shown(row[column.key])}"
+            for column in self.columns
+            if row.get(column.key) is not None
+        )
+
     def cells(self) -> list[list[str]]:
         """Every cell as people read it, headings first."""
         return [
@@ -96,8 +104,10 @@ class Report:
         }
 
     def write_json(self, file: Path) -> None:
-        """Write :meth:`as_json` into ``file``."""
-        file.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        """Write :meth:`as_json` into ``file``, which is never half written."""
+        beside = file.with_name(file.name + ".new")
+        beside.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        beside.replace(file)
 
 
 def _plain(value: Cell) -> Any:

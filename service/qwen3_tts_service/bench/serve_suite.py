@@ -28,6 +28,7 @@ from .statistics import spread
 #: What else keeps the process' Python busy, while clients listen.
 _LONG_TEXT_CHARACTERS = 50_000
 _SCRAPE_S = 0.1
+_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def disturbed(server: Server, body: dict[str, Any]) -> Iterator[None]:
         sentence = body["input"] + " "
         text = (sentence * (_LONG_TEXT_CHARACTERS // len(sentence) + 1))[:_LONG_TEXT_CHARACTERS]
         while not over.is_set():
-            server.post(body | {"input": text})
+            # The reading of the text is what disturbs; all slots are taken by then.
+            server.interrupt(body | {"input": text}, _PATIENCE_S)
 
     def scrape() -> None:
         while not over.wait(_SCRAPE_S):

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ class Heard:
     first_s: float
     whole_s: float
     frames: float
+
+
+class Ear:
+    """A client that may be told to leave. ``first_at``: when it had its first 1,920 samples, by ``time.monotonic``."""
+
+    def __init__(self) -> None:
+        self.first_at: float | None = None
+        self.leaves = threading.Event()
 
 
 class Server:
@@ -94,19 +103,23 @@ class Server:
         finally:
             connection.close()
 
-    def post(self, body: dict[str, Any]) -> int:
-        """Status of a request whose answer nobody needs."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+    def interrupt(self, body: dict[str, Any], patience_s: float) -> None:
+        """A request that its client gives up after ``patience_s`` seconds."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience_s)
         try:
             connection.request("POST", "/v1/audio/speech", json.dumps(body), _JSON)
-            answer = connection.getresponse()
-            answer.read()
-            return answer.status
+            connection.getresponse().read()
+        except TimeoutError:
+            pass
         finally:
             connection.close()
 
-    def listen(self, body: dict[str, Any]) -> Heard:
-        """Ask for speech and read it as it comes. Raises EngineError for anything but sound."""
+    def listen(self, body: dict[str, Any], ear: Ear | None = None) -> Heard:
+        """Ask for speech and read it as it comes, to its end or until ``ear`` leaves.
+
+        Raises EngineError for anything but sound.
+        """
+        ear = ear or Ear()
         started = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
@@ -115,10 +128,11 @@ class Server:
             if answer.status != http.client.OK:
                 raise EngineError(f"the server answers {answer.status}: {answer.read()[:300].decode()}")
             received, first_s = 0, 0.0
-            while part := answer.read1(_READ_BYTES):
+            while not ear.leaves.is_set() and (part := answer.read1(_READ_BYTES)):
                 received += len(part)
                 if not first_s and received >= FIRST_SOUND_BYTES:
                     first_s = time.perf_counter() - started
+                    ear.first_at = time.monotonic()
             return Heard(first_s, time.perf_counter() - started, received / FIRST_SOUND_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"the answer broke off: {error!r}") from error

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..checkpoints.load import inspect
 from ..checkpoints.memory import held_bytes
 from ..errors import TTSError
@@ -20,6 +18,7 @@ from . import provenance
 from .kernel_log import KernelLog
 from .original import Spoken, engine_for, speak
 from .plan import SENTENCE, Plan
+from .process_memory import resident_of_family
 from .report import Cell, Column, Report, Table
 from .requests import spoken_by
 from .statistics import spread
@@ -33,7 +32,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """One look: seconds since the start, bytes of the process and of the GPU, requests finished so far."""
+    """One look: seconds since the start, bytes of the processes and of the GPU, requests finished so far."""
 
     at_s: float
     resident: int
@@ -108,13 +107,13 @@ def _watch(plan: Plan, loop: _Loop, engine: StreamingEngine) -> list[Sample]:
     started = time.monotonic()
     seconds = plan.soak_minutes * 60
     samples = []
-    cpu = torch.device("cpu")
     for number in range(_SAMPLES + 1):
         while (left := started + seconds * number / _SAMPLES - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
         gpu = held_bytes(engine.device) if engine.device.type == "cuda" else 0
-        samples.append(Sample(time.monotonic() - started, held_bytes(cpu), gpu, len(loop.spoken)))
+        samples.append(Sample(time.monotonic() - started, resident_of_family(), gpu, len(loop.spoken)))
         if number % (_SAMPLES // 6) == 0:
+            plan.keep(Report("soak", provenance.collect(), {}, [_course(samples)]))
             plan.say(
                 f"{samples[-1].at_s:.0f} s, {samples[-1].requests} requests, {samples[-1].resident / _MIB:.0f} MiB"
             )
@@ -126,7 +125,7 @@ def _growth(samples: list[Sample]) -> Table:
     hours = (settled[-1].at_s - settled[0].at_s) / 3600
     rows: list[dict[str, Cell]] = []
     kinds = (
-        ("process", [sample.resident / _MIB for sample in settled]),
+        ("process and its children", [sample.resident / _MIB for sample in settled]),
         ("GPU, reserved by torch", [sample.gpu / _MIB for sample in settled]),
     )
     for name, values in kinds if settled[-1].gpu else kinds[:1]:

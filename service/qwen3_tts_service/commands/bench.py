@@ -47,6 +47,13 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True)
+@click.option(
+    "--weights",
+    type=click.Choice(["bf16", "int8"]),
+    default="bf16",
+    show_default=True,
+    help="int8: the engine suite measures speed and errors of rounded matrices beside the checkpoint's.",
+)
 @click.option("--codec-device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
 @click.option("--cpu-threads", type=click.IntRange(0), default=0, show_default="torch's choice")
 @click.option(

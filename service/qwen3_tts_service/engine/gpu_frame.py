@@ -40,10 +40,14 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def tile_of(inputs: int, *, gated: bool) -> Tile:
+def tile_of(inputs: int, *, gated: bool, bytes_a_number: int) -> Tile:
     """How to read a matrix with that many inputs; the fastest of those measured on an H200."""
     stretch = inputs // (2 if gated else 4)
     widest = stretch & -stretch
+    if bytes_a_number > 2:
+        # float32 takes no matrix unit: its products are written out one by one, and a wide tile of them takes
+        # the compiler eight seconds where this takes two.
+        widest = min(widest, 32)
     if torch.version.hip is not None:
         # RDNA has 64 KiB of local memory for a program, an H200 227.
         return Tile(min(widest, 64), 2, 2)
@@ -201,7 +205,7 @@ class GPUFrame:
     ) -> None:
         weight, scale = _parts(matrix)
         outputs, inputs = weight.shape[0] // (2 if gated else 1), weight.shape[1]
-        tile = tile_of(inputs, gated=gated)
+        tile = tile_of(inputs, gated=gated, bytes_a_number=x.element_size())
         # With twice the rows twice the warps: each then adds up the same columns in the same order.
         tiles = 1 if batch <= kernels.ROWS else 2
         rows = tiles * kernels.ROWS

@@ -1,0 +1,126 @@
+"""Is the codec's sound on this device upstream's, however the frames are divided?
+
+Upstream's own decoder hears all frames at once, on the same device in float32; ours hears them in random
+pieces, beside other streams that stand elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+from ..checkpoints.load import choose_device, codec_kernels, load
+from ..codec.streaming import StreamingDecoder
+from . import provenance
+from .plan import Plan
+from .report import Cell, Column, Report, Table
+
+#: Root mean square of the difference over the standard deviation of upstream's sound, and the largest one. Both
+#: are float32, the order of summation differs.
+_ALLOWED, _ALLOWED_WORST = 1e-4, 1e-2
+_STREAMS = 3
+_SCHEDULES = 5
+
+
+def run(plan: Plan) -> Report:
+    """Compare over ``plan.frames`` frames of three streams. The report's ``passed`` says whether all held."""
+    on_gpu = choose_device(plan.device).type == "cuda"
+    model = load(
+        plan.checkpoint,
+        device=plan.device,
+        codec_device="gpu" if on_gpu else "cpu",
+        cpu_threads=plan.cpu_threads,
+    )
+    device = model.codec_device
+    decoder: Any = model.upstream.model.speech_tokenizer.model.decoder
+    shape = (_STREAMS, decoder.config.num_quantizers, plan.frames)
+    codes = torch.randint(0, decoder.config.codebook_size, shape, generator=torch.Generator().manual_seed(0))
+    codes = codes.to(device)
+    rows: list[dict[str, Cell]] = []
+    facts: dict[str, Any] = {"codec_device": str(device)}
+
+    def report() -> Report:
+        return Report("codec_parity", provenance.collect(), facts, [_table(plan, rows)])
+
+    with codec_kernels(device), torch.inference_mode():
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        plan.say("upstream's decoder, all frames at once")
+        # Upstream's first: it is not used once ours is made of it.
+        wanted = torch.cat([decoder(stream[None])[:, 0].float() for stream in codes])
+        ours = StreamingDecoder(decoder, device=device)
+        facts["decoder"] = f"{ours.way} ({ours.reason})"
+        # As the process serves: torch lets the GPU's convolutions round their factors to 10 bits.
+        for tf32 in (False, True) if on_gpu else (False,):
+            torch.backends.cudnn.allow_tf32 = tf32
+            for number in range(_SCHEDULES):
+                pieces, sound = _in_pieces(ours, codes, random.Random(number))  # noqa: S311
+                row = _judged(tf32, pieces, sound, wanted)
+                rows.append(row)
+                facts["passed"] = all(row["passed"] != "NO" for row in rows)
+                plan.say(_table(plan, rows).line(row))
+                plan.keep(report())
+    return report()
+
+
+def _in_pieces(
+    decoder: StreamingDecoder, codes: torch.Tensor, chance: random.Random
+) -> tuple[int, torch.Tensor]:
+    """Sound [streams, samples] of streams that begin at different times, in pieces of 1 to 20 frames."""
+    streams, _, frames = codes.shape
+    states = [decoder.new_state() for _ in range(streams)]
+    heard, parts, pieces = [0] * streams, [[] for _ in range(streams)], 0  # type: ignore[var-annotated]
+    while min(heard) < frames:
+        size = chance.choice((1, 1, 2, 4, 4, 7, 8, 16, 20))
+        together = [
+            stream
+            for stream in range(streams)
+            if heard[stream] + size <= frames and (chance.random() < 0.6 or heard[stream] == min(heard))
+        ]
+        if not together:
+            # The last ones, one by one: what is left of a stream may be less than any piece.
+            together = [heard.index(min(heard))]
+            size = min(size, frames - heard[together[0]])
+        batch = torch.cat(
+            [codes[stream : stream + 1, :, heard[stream] : heard[stream] + size] for stream in together]
+        )
+        sound = decoder.decode(batch, [states[stream] for stream in together])
+        for row, stream in enumerate(together):
+            parts[stream].append(sound[row])
+            heard[stream] += size
+        pieces += 1
+    return pieces, torch.stack([torch.cat(part) for part in parts])
+
+
+def _judged(tf32: bool, pieces: int, sound: torch.Tensor, wanted: torch.Tensor) -> dict[str, Cell]:
+    difference, size = sound.float() - wanted, float(wanted.std())
+    error, worst = float(difference.pow(2).mean().sqrt()) / size, float(difference.abs().max()) / size
+    holds = error <= _ALLOWED and worst <= _ALLOWED_WORST
+    return {
+        "products": "tf32 in convolutions" if tf32 else "fp32",
+        "pieces": pieces,
+        "error": error,
+        "worst": worst,
+        # Rounded factors are another arithmetic than upstream's here: stated.
+        "passed": "stated" if tf32 else "yes" if holds else "NO",
+    }
+
+
+def _table(plan: Plan, rows: list[dict[str, Cell]]) -> Table:
+    return Table(
+        name="codec_parity",
+        title=f"The codec beside upstream's decoder, {_STREAMS} streams of {plan.frames} frames in random pieces",
+        columns=[
+            Column("products", "products"),
+            Column("pieces", "pieces"),
+            Column("error", "error", digits=8),
+            Column("worst", "worst", digits=7),
+            Column("passed", "holds"),
+        ],
+        rows=rows,
+        notes=[
+            "Errors over the standard deviation of upstream's sound, which is one pass over all frames in fp32 "
+            f"on the same device; allowed {_ALLOWED:g} (root mean square) and {_ALLOWED_WORST:g} (worst sample).",
+        ],
+    )
