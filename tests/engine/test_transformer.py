@@ -139,7 +139,9 @@ def test_reordered_weights_give_the_plain_product(dtype: torch.dtype, shape: tup
     weight = torch.randn(96, 64, generator=generator).to(dtype)
     x = torch.randn(*shape, 64, generator=generator).to(dtype)
     packed = matrices.laid_out(weight, "bf16")
-    assert isinstance(packed, matrices.PackedMatrix)
+    # Processors without products in bf16 keep those weights plain.
+    reordered = dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert isinstance(packed, matrices.PackedMatrix) == reordered
     expected = x.double() @ weight.double().T
     rounding = 1e-5 if dtype is torch.float32 else 0.2
     torch.testing.assert_close(matrices.linear(x, packed).double(), expected, atol=rounding, rtol=0)

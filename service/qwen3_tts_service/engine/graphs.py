@@ -109,8 +109,11 @@ class FrameRunner:
         self._next_buffer = 0
         if self._on_gpu:
             self._buffers = [_HostBuffer(self.slots) for _ in range(_IN_FLIGHT)]
+            # Before the codec, prompts and recordings, whose kernels wait for it where the GPU has to choose.
+            self._stream = torch.cuda.Stream(model.device, priority=-1)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(model.device))
         best: Way = "captured" if self._on_gpu else "compiled"
-        with torch.inference_mode():
+        with self._own_stream(), torch.inference_mode():
             self._build(fastest or best)
         if not self._on_gpu:
             cores.shared = True
@@ -125,8 +128,12 @@ class FrameRunner:
         return dict(self._reasons)
 
     def admit(self, slot: int, prompt: Prompt, sampling: Sampling, seed: int, max_frames: int) -> int:
-        """As :meth:`FrameModel.admit`."""
-        with self._turn(), torch.inference_mode():
+        """As :meth:`FrameModel.admit`; the prompt is finished on its device."""
+        with self._queue(), torch.inference_mode():
+            if self._on_gpu:
+                # They were made on another stream, which must not have their memory back before they are read.
+                prompt.embeds.record_stream(self._stream)
+                prompt.trailing.record_stream(self._stream)
             frames = self.model.admit(slot, prompt, sampling, seed, max_frames)
         self._positions[slot] = len(prompt.embeds) - 1
         self._active = None
@@ -134,7 +141,7 @@ class FrameRunner:
 
     def move(self, source: int, target: int) -> None:
         """As :meth:`FrameModel.move`."""
-        with self._turn(), torch.inference_mode():
+        with self._queue(), torch.inference_mode():
             self.model.move(source, target, length=min(self._positions[source] + 1, self.model.positions))
         self._positions[target] = self._positions[source]
         self._active = None
@@ -143,7 +150,7 @@ class FrameRunner:
         """Begin a frame of slots 0 to ``batch``, of which ``active`` advance; does not wait on a GPU."""
         _, frame = self._frames[batch]
         model, state = self.model, self.model.state
-        with self._turn(), torch.inference_mode():
+        with self._queue(), torch.inference_mode():
             rows = list(active)
             if self._on_gpu:
                 buffer = self._buffers[self._next_buffer]
@@ -168,9 +175,12 @@ class FrameRunner:
                 )
             return buffer.fetch(model, batch)
 
-    def _turn(self) -> Turn | contextlib.nullcontext[None]:
-        """Where frames are computed by this process's cores, the codec does not compute meanwhile."""
-        return contextlib.nullcontext() if self._on_gpu else cores.turn()
+    def _own_stream(self) -> torch.cuda.StreamContext | contextlib.nullcontext[None]:
+        return torch.cuda.stream(self._stream) if self._on_gpu else contextlib.nullcontext()
+
+    def _queue(self) -> Turn | torch.cuda.StreamContext | contextlib.nullcontext[None]:
+        """On a GPU, the frames' own stream; where cores compute frames, the codec does not compute meanwhile."""
+        return self._own_stream() if self._on_gpu else cores.turn()
 
     def _bucket(self, length: int) -> int:
         fitting = next((size for size in _LENGTHS if size >= length), length)
@@ -265,15 +275,12 @@ class FrameRunner:
 
     def _captured(self, batch: int) -> Frame:
         frame = self._kernels.frame
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            # Kernels that are used for the first time are compiled, which a capture does not bear.
-            frame(batch, 0)
-        torch.cuda.current_stream().wait_stream(stream)
+        # Kernels that are used for the first time are compiled, which a capture does not bear.
+        frame(batch, 0)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile: prompts are built, another model serves.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # On this stream, whose priority the graph's kernels keep. Other threads may use the GPU meanwhile: prompts
+        # are built, another model serves.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             frame(batch, 0)
         return lambda _batch, _length: graph.replay()
 

@@ -20,7 +20,10 @@ class CapturedPrefill:
     """Fills a slot's keys and values, as ``FrameModel.prefill`` does."""
 
     def __init__(self, model: FrameModel) -> None:
-        """Compile and capture every length. Raises what compiler or driver raise where that does not work."""
+        """Compile and capture every length, on the current stream, which must not be the device's default one.
+
+        Raises what compiler or driver raise where that does not work.
+        """
         self._model = model
         self._layer = compiled_layer("prompt_layer")
         cache = model.talker.cache.keys[0]
@@ -32,14 +35,11 @@ class CapturedPrefill:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         pool = None
         for length in reversed(lengths):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._run(length)
-            torch.cuda.current_stream().wait_stream(stream)
+            self._run(length)
             graph = torch.cuda.CUDAGraph()
+            stream = torch.cuda.current_stream(model.device)
             # Other threads may use the GPU meanwhile: another model serves.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 self._run(length)
             pool = pool or graph.pool()
             self._graphs[length] = graph
