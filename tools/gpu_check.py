@@ -69,6 +69,12 @@ PARTS: dict[str, tuple[Measurement, ...]] = {
             70,
             {"codec_device": "gpu", "clients": (32,), "repeats": 2, "upstream": False},
         ),
+        Measurement(
+            "http-codec-gpu-bf16",
+            "serve_suite",
+            70,
+            {"codec_device": "gpu", "codec_dtype": "bf16", "clients": (32,), "repeats": 2, "upstream": False},
+        ),
         Measurement("original", "original", 120, {"repeats": 2}),
         Measurement("codec-gpu", "codec_suite", 60, {"codec_device": "gpu"}),
         Measurement("codec-cpu", "codec_suite", 90, {"repeats": 2, "batches": (1, 4, 8)}),
@@ -190,9 +196,9 @@ def _checkpoint(arguments: argparse.Namespace, *, base: bool) -> Path:
         started = time.monotonic()
         beside = arguments.work / f"synthetic-{arguments.geometry}-custom_voice"
         if base and synthetic.is_synthetic(beside):
-            from qwen3_tts_service.bench import base_checkpoint
+            from qwen3_tts_service.checkpoints import synthetic_base
 
-            base_checkpoint.write(directory, beside)
+            synthetic_base.write(directory, beside)
         else:
             synthetic.write(directory, geometry=arguments.geometry, model_type=kind, seed=0)
         print(f"=== wrote {directory} in {time.monotonic() - started:.0f} s", flush=True)

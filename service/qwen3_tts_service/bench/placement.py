@@ -10,7 +10,7 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -22,12 +22,11 @@ from . import provenance
 from .codec_suite import signal_to_noise_db
 from .observation import endless
 from .original import engine_for, speak
-from .plan import SENTENCE, CodecDevice, Plan
+from .plan import SENTENCE, CodecDevice, CodecPrecision, Plan
 from .report import Cell, Column, Report, Table
 from .requests import spoken_by
 from .statistics import Spread, spread
 
-CodecPrecision = Literal["fp32", "bf16"]
 _PRECISIONS: tuple[CodecPrecision, ...] = ("fp32", "bf16")
 #: Two placements within this share of each other are equal; the one that sounds first is then better.
 _EQUAL = 0.05

@@ -17,6 +17,7 @@ SENTENCE_FRAMES = 112
 SENTENCE = "Hello there, this is a test of the synthesis endpoint, and it is a sentence of a usual length for a reader."
 
 CodecDevice = Literal["cpu", "gpu"]
+CodecPrecision = Literal["fp32", "bf16"]
 
 
 def _silent(_line: str) -> None:
@@ -42,6 +43,8 @@ class Plan:
     device: str = "auto"
     dtype: str = "auto"
     codec_device: CodecDevice = "cpu"
+    #: Of the serve suite's server.
+    codec_dtype: CodecPrecision = "fp32"
     cpu_threads: int = 0
     batches: tuple[int, ...] = BATCHES
     frames: int = SENTENCE_FRAMES

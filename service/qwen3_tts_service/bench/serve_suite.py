@@ -72,6 +72,7 @@ def run(plan: Plan) -> Report:
         "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
         "device": plan.device,
         "codec_device": plan.codec_device,
+        "codec_dtype": plan.codec_dtype,
         "slots": slots,
         "ready_after_s": ready_s,
     }
@@ -103,6 +104,7 @@ def settings(plan: Plan, engine: str, *, slots: int) -> dict[str, object]:
         "device": plan.device,
         "dtype": plan.dtype,
         "codec_device": plan.codec_device,
+        "codec_dtype": plan.codec_dtype,
         "cpu_threads": plan.cpu_threads,
         "slots": slots,
         "positions": plan.slot_positions,

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checkpoints.load import LoadedModel
 from ..codec.worker import CodecStats, CodecWorker
@@ -20,6 +20,10 @@ from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .speaking import Speaking, Utterance
 
 logger = logging.getLogger(__name__)
+
+#: Of a longer text its beginning is looked at first: where that alone is too long, the rest need not be tokenized,
+#: which would take the interpreter from the frame loop for as long as the client likes.
+_LOOKED_AT_FIRST = 16_384
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class StreamingEngine:
 
     def check(self, request: SpeechRequest) -> None:
         """Raise the InvalidRequest that :meth:`open` would raise, without computing anything."""
+        if len(request.text) > _LOOKED_AT_FIRST:
+            self._prompts.check(replace(request, text=request.text[:_LOOKED_AT_FIRST]))
         self._prompts.check(request)
 
     def encode_reference(self, recording: CloneReference) -> VoicePrompt:

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..checkpoints import synthetic
-from ..checkpoints.codec_weights import calibrate_speaker_encoder
-from ..checkpoints.geometry import model_config
-from ..checkpoints.load import tensor_names
+from . import synthetic
+from .codec_weights import calibrate_speaker_encoder
+from .geometry import model_config
+from .load import tensor_names
 
 _LINKED = (
     "speech_tokenizer",

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from qwen3_tts_service.bench.base_checkpoint import write
 from qwen3_tts_service.checkpoints.load import inspect, load
+from qwen3_tts_service.checkpoints.synthetic_base import write
 
 
 def test_it_is_the_base_checkpoint_of_the_same_seed(
