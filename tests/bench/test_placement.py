@@ -6,6 +6,7 @@ import pytest
 
 from qwen3_tts_service.bench.placement import Outcome, Placement, advice, placements
 from qwen3_tts_service.bench.statistics import Spread
+from qwen3_tts_service.errors import EngineError
 
 
 def outcome(codec_device: str, codec_dtype: str, warm_s: float, first_s: float, failure: str = "") -> Outcome:
@@ -54,4 +55,5 @@ def test_of_equals_the_one_that_sounds_first_is_taken() -> None:
 def test_what_failed_is_not_recommended(failure: str) -> None:
     tried = [outcome("gpu", "fp32", 0.1, 0.01, failure), outcome("cpu", "fp32", 1.0, 0.03)]
     assert "QWEN3_TTS_CODEC_DEVICE=cpu" in advice(tried, 28.0)
-    assert advice(tried[:1], 28.0) == ["no placement works on this host: see the table"]
+    with pytest.raises(EngineError, match=r"codec on gpu in fp32: out of memory$"):
+        advice(tried[:1], 28.0)

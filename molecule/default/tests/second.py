@@ -39,6 +39,7 @@ class Second:
             "tts_service_host": "0.0.0.0",
             "tts_service_api_keys": [{"name": "second", "key": KEY}],
             "tts_service_settings": SETTINGS,
+            "tts_service_placement": "measure",
             "tts_runtime_release_path": self.release,
             "tts_models_source": "hub",
             "tts_models_repository": REPO,

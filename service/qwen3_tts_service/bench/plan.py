@@ -17,6 +17,7 @@ SENTENCE_FRAMES = 112
 SENTENCE = "Hello there, this is a test of the synthesis endpoint, and it is a sentence of a usual length for a reader."
 
 CodecDevice = Literal["cpu", "gpu"]
+FastestWay = Literal["auto", "compiled", "eager"]
 
 
 def _silent(_line: str) -> None:
@@ -31,7 +32,8 @@ def _forget(_so_far: Report) -> None:
 class Plan:
     """The checkpoint, where it runs, and how long is measured. All suites read the same one.
 
-    ``device``, ``dtype``, ``codec_device`` and ``cpu_threads`` are the settings of the service of that name.
+    ``device``, ``dtype``, ``codec_device``, ``cpu_threads`` and ``fastest_way`` are the settings of the service of
+    that name.
     ``frames`` are timed in each measurement, ``repeats`` is how often a whole decode or request is repeated.
     ``positions`` is where a slot stands when its last timed frame is made; a slot holds ``slot_positions``.
     ``weights`` are the service's; the engine suite measures int8 beside bf16. ``say`` is told what is being
@@ -43,6 +45,8 @@ class Plan:
     dtype: str = "auto"
     codec_device: CodecDevice = "cpu"
     cpu_threads: int = 0
+    #: Of the suites that run the whole engine; the suites of frames and codec measure the fastest there is.
+    fastest_way: FastestWay = "auto"
     batches: tuple[int, ...] = BATCHES
     frames: int = SENTENCE_FRAMES
     repeats: int = 3

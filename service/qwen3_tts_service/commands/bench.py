@@ -57,6 +57,13 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
 @click.option("--codec-device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
 @click.option("--cpu-threads", type=click.IntRange(0), default=0, show_default="torch's choice")
 @click.option(
+    "--fastest-way",
+    type=click.Choice(["auto", "compiled", "eager"]),
+    default="auto",
+    show_default=True,
+    help="How --placement, --original and --soak may compute at best; eager compiles nothing.",
+)
+@click.option(
     "--batch",
     "batches",
     type=click.IntRange(1),
