@@ -27,6 +27,12 @@ def test_a_host_without_a_gpu_has_half_the_placements() -> None:
     assert len(placements("cpu")) == 4
 
 
+def test_a_precision_that_was_named_is_not_questioned() -> None:
+    assert {placement.dtype for placement in placements("cuda")} == {"bf16", "fp32"}
+    assert {placement.dtype for placement in placements("cuda", "fp32")} == {"fp32"}
+    assert len(placements("cuda", "fp32")) == 4
+
+
 def test_the_fastest_exact_one_is_recommended_and_bf16_only_told_of() -> None:
     tried = [
         outcome("cpu", "fp32", 2.0, 0.03),

@@ -142,12 +142,14 @@ def test_placements_were_measured_under_the_confinement_and_set(
     [file] = host.run(f"find {PLACEMENTS} -name '*.json*'").stdout.split()
     assert host.run(f"stat -c '%a %U' {file}").stdout.strip() == "600 qwen3-tts"
     answer = json.loads(host.run(f"cat {file}").stdout)
-    assert [row["failure"] for row in answer["tables"][0]["rows"]] == [""] * 4
+    assert [row["failure"] for row in answer["tables"][0]["rows"]] == [""] * 2, (
+        "of the codec in fp32 and bf16"
+    )
     lines = [line for line in answer["facts"]["settings"] if not line.startswith("#")]
     recommended = dict(line.removeprefix("QWEN3_TTS_").lower().split("=") for line in lines)
     settings = tomllib.loads(host.run("cat /etc/qwen3-tts/second.toml").stdout)
     assert settings.items() >= {**recommended, **SETTINGS}.items()
-    assert second.service().request("/ready").json()["dtype"] == recommended["dtype"]
+    assert {"device", "codec_device", "codec_dtype"} <= recommended.keys()
     assert "qwen3-tts-placement@second.service recommends" in rolled_out
 
 
@@ -220,7 +222,7 @@ def test_a_measurement_that_fails_is_told_and_leaves_the_defaults(second: Second
     assert "qwen3-tts-placement@second.service failed (" in failed.stdout
     settings = tomllib.loads(second.host.run("cat /etc/qwen3-tts/second.toml").stdout)
     assert settings.items() >= SETTINGS.items()
-    assert not {"dtype", "codec_device", "codec_dtype"} & settings.keys()
+    assert not {"codec_device", "codec_dtype"} & settings.keys()
 
 
 def test_a_run_that_died_before_the_restart_is_completed_by_the_next(second: Second, rolled_out: str) -> None:

@@ -63,7 +63,7 @@ def run(plan: Plan) -> Report:
     checkpoint = inspect(plan.checkpoint)
     device = choose_device(plan.device)
     outcomes = []
-    for placement in placements(device.type):
+    for placement in placements(device.type, plan.dtype):
         plan.say(_shown(placement))
         outcomes.append(_in_new_process(plan, placement))
     plan.say("what bf16 costs the codec's sound")
@@ -76,13 +76,11 @@ def run(plan: Plan) -> Report:
     return Report("placement", provenance.collect(), facts, [_table(plan, outcomes)])
 
 
-def placements(device: str) -> list[Placement]:
-    """Every placement worth a try: a host with a GPU makes frames there."""
+def placements(device: str, dtype: str = "auto") -> list[Placement]:
+    """Every placement worth a try: a host with a GPU makes frames there, a ``dtype`` that was named is settled."""
     kinds: tuple[CodecDevice, ...] = ("cpu", "gpu") if device == "cuda" else ("cpu",)
-    return [
-        Placement(device, dtype, codec_device, codec_dtype)
-        for dtype, codec_device, codec_dtype in itertools.product(("bf16", "fp32"), kinds, _PRECISIONS)
-    ]
+    dtypes = ("bf16", "fp32") if dtype == "auto" else (dtype,)
+    return [Placement(device, *chosen) for chosen in itertools.product(dtypes, kinds, _PRECISIONS)]
 
 
 def advice(outcomes: list[Outcome], noise_db: float) -> list[str]:

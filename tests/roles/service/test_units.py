@@ -319,7 +319,7 @@ def test_an_answer_belongs_to_what_was_measured(rendered: dict[str, Rendered]) -
     by_hand = next(
         line for line in directives(rendered["measured by hand"].measurement) if line.startswith("ExecStart=")
     )
-    assert "--cpu-threads 3 --fastest-way eager" in by_hand
+    assert "--dtype auto --cpu-threads 3 --fastest-way eager" in by_hand
 
 
 @pytest.mark.parametrize(
