@@ -44,7 +44,7 @@ def play(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -239,6 +239,7 @@ def test_what_prepares_a_start_runs_under_the_confinement_of_the_start(
     # It answers nobody, so it holds no keys.
     assert missing - {"LoadCredential"} == {
         "After",
+        "KillMode",
         "NotifyAccess",
         "Restart",
         "RestartPreventExitStatus",
