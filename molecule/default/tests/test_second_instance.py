@@ -288,7 +288,9 @@ def test_a_server_that_is_silent_fails_the_gate(second: Second, rolled_out: str)
     stub = "/var/cache/qwen3-tts/silent_server.py"
     send(second.host, (TESTS / "silent_server.py").read_text(), stub)
     drop_in = f"/etc/systemd/system/{UNIT}.d/20-silent.conf"
-    send(second.host, f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 {stub} {PORT}\n", drop_in)
+    # It says READY=1 once and nothing after it.
+    unit = f"[Service]\nWatchdogSec=0\nExecStart=\nExecStart=/usr/bin/python3 {stub} {PORT}\n"
+    send(second.host, unit, drop_in)
     second.host.run(f"chmod 0644 {stub} {drop_in}")
     try:
         failed = second.play()

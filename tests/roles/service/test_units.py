@@ -247,12 +247,20 @@ def test_what_prepares_a_start_runs_under_the_confinement_of_the_start(
         "StartLimitBurst",
         "StartLimitIntervalSec",
         "WantedBy",
+        # It sends no notifications.
+        "WatchdogSec",
     }
     assert ("LoadCredential" in missing) is (variant == "keys")
 
 
 def test_a_device_that_failed_twice_is_not_started_a_third_time(rendered: dict[str, Rendered]) -> None:
     assert {"Restart=on-failure", "RestartPreventExitStatus=86"} <= directives(rendered["cpu"].service)
+
+
+@pytest.mark.parametrize("variant", CLASSES)
+def test_a_service_that_no_longer_notifies_is_restarted(rendered: dict[str, Rendered], variant: str) -> None:
+    # on-failure counts the watchdog's end as one.
+    assert {"Type=notify", "WatchdogSec=60", "Restart=on-failure"} <= directives(rendered[variant].service)
 
 
 def test_compiled_code_and_the_gpu_libraries_databases_belong_to_one_release(
