@@ -6,6 +6,7 @@ import pytest
 
 from qwen3_tts_service.bench.placement import Outcome, Placement, advice, placements
 from qwen3_tts_service.bench.statistics import Spread
+from qwen3_tts_service.errors import EngineError
 
 
 def outcome(codec_device: str, codec_dtype: str, warm_s: float, first_s: float, failure: str = "") -> Outcome:
@@ -24,6 +25,12 @@ def test_a_host_without_a_gpu_has_half_the_placements() -> None:
     assert len(placements("cuda")) == 8
     assert {placement.codec_device for placement in placements("cpu")} == {"cpu"}
     assert len(placements("cpu")) == 4
+
+
+def test_a_precision_that_was_named_is_not_questioned() -> None:
+    assert {placement.dtype for placement in placements("cuda")} == {"bf16", "fp32"}
+    assert {placement.dtype for placement in placements("cuda", "fp32")} == {"fp32"}
+    assert len(placements("cuda", "fp32")) == 4
 
 
 def test_the_fastest_exact_one_is_recommended_and_bf16_only_told_of() -> None:
@@ -54,4 +61,5 @@ def test_of_equals_the_one_that_sounds_first_is_taken() -> None:
 def test_what_failed_is_not_recommended(failure: str) -> None:
     tried = [outcome("gpu", "fp32", 0.1, 0.01, failure), outcome("cpu", "fp32", 1.0, 0.03)]
     assert "QWEN3_TTS_CODEC_DEVICE=cpu" in advice(tried, 28.0)
-    assert advice(tried[:1], 28.0) == ["no placement works on this host: see the table"]
+    with pytest.raises(EngineError, match=r"codec on gpu in fp32: out of memory$"):
+        advice(tried[:1], 28.0)

@@ -39,7 +39,7 @@ def test_clients_of_the_real_server_hear_the_length_that_was_asked_for(plan: Pla
 
 
 def test_every_placement_of_this_host_is_tried(plan: Plan) -> None:
-    report = placement.run(replace(plan, frames=4))
+    report = placement.run(replace(plan, dtype="auto", frames=4))
     [table] = report.tables
     assert len(table.rows) == 4
     assert [row["failure"] for row in table.rows] == [""] * 4

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from conftest import CHECKOUT, LONGEST_S, Host, Service
 
 TESTS = Path(__file__).parent
 DOWNLOAD = f"qwen3-tts-models@{REPO.replace('/', '--')}.service"
+PLACEMENTS = "/var/lib/qwen3-tts/second/placement"
 MIB = 1 << 20
 CUT = 15 * MIB
 GATE = "/root/hub/gate"
@@ -134,6 +136,23 @@ def test_the_record_keeps_the_commit_and_the_service_serves_it(
     assert second.service().request("/v1/models").json()["data"][0]["id"] == REPO.split("/")[1]
 
 
+def test_placements_were_measured_under_the_confinement_and_set(
+    host: Host, second: Second, rolled_out: str
+) -> None:
+    [file] = host.run(f"find {PLACEMENTS} -name '*.json*'").stdout.split()
+    assert host.run(f"stat -c '%a %U' {file}").stdout.strip() == "600 qwen3-tts"
+    answer = json.loads(host.run(f"cat {file}").stdout)
+    assert [row["failure"] for row in answer["tables"][0]["rows"]] == [""] * 2, (
+        "of the codec in fp32 and bf16"
+    )
+    lines = [line for line in answer["facts"]["settings"] if not line.startswith("#")]
+    recommended = dict(line.removeprefix("QWEN3_TTS_").lower().split("=") for line in lines)
+    settings = tomllib.loads(host.run("cat /etc/qwen3-tts/second.toml").stdout)
+    assert settings.items() >= {**recommended, **SETTINGS}.items()
+    assert {"device", "codec_device", "codec_dtype"} <= recommended.keys()
+    assert "qwen3-tts-placement@second.service recommends" in rolled_out
+
+
 def test_a_second_run_changes_nothing(second: Second, rolled_out: str) -> None:
     done = second.play()
     assert done.returncode == 0, done.stdout[-4000:]
@@ -187,6 +206,25 @@ def test_the_second_unit_is_as_confined_and_says_its_status(
     assert re.search(r'Status: ".+"', host.run(f"systemctl status --no-pager {UNIT}").stdout)
 
 
+def test_a_measurement_that_fails_is_told_and_leaves_the_defaults(second: Second, rolled_out: str) -> None:
+    drop_in = "/etc/systemd/system/qwen3-tts-placement@second.service.d"
+    second.host.run(f"mv {PLACEMENTS} /root/placement && mkdir {drop_in}")
+    send(second.host, "[Service]\nExecStart=\nExecStart=/bin/false\n", f"{drop_in}/20-broken.conf")
+    try:
+        checked = second.play("molecule/default/tests/one_instance.yml", "--check")
+        failed = second.play()
+    finally:
+        second.host.run(f"rm -r {drop_in} {PLACEMENTS} && mv /root/placement {PLACEMENTS}")
+    assert checked.returncode == 0, checked.stdout[-4000:]
+    assert "qwen3-tts-placement@second.service would measure" in checked.stdout
+    assert changed(checked.stdout) > 0
+    assert failed.returncode == 0, failed.stdout[-4000:]
+    assert "qwen3-tts-placement@second.service failed (" in failed.stdout
+    settings = tomllib.loads(second.host.run("cat /etc/qwen3-tts/second.toml").stdout)
+    assert settings.items() >= SETTINGS.items()
+    assert not {"codec_device", "codec_dtype"} & settings.keys()
+
+
 def test_a_run_that_died_before_the_restart_is_completed_by_the_next(second: Second, rolled_out: str) -> None:
     before = second.show("MainPID")["MainPID"]
     settings = {"tts_service_settings": {**SETTINGS, "max_input_chars": 150}}
@@ -227,7 +265,8 @@ def test_a_key_that_was_written_but_never_loaded_is_loaded_by_the_next_run(
 
 
 def test_settings_that_stop_the_service_fail_the_play_with_the_cause(second: Second, rolled_out: str) -> None:
-    failed = second.play(tts_service_settings={"dtype": "fp64"})
+    # Other settings would be measured anew, with compiled frames.
+    failed = second.play(tts_service_settings={"dtype": "fp64"}, tts_service_placement="settings")
     assert failed.returncode != 0
     message = failed.stdout[failed.stdout.index("The health gate of") :]
     assert f"The health gate of {UNIT}" in message
@@ -249,7 +288,9 @@ def test_a_server_that_is_silent_fails_the_gate(second: Second, rolled_out: str)
     stub = "/var/cache/qwen3-tts/silent_server.py"
     send(second.host, (TESTS / "silent_server.py").read_text(), stub)
     drop_in = f"/etc/systemd/system/{UNIT}.d/20-silent.conf"
-    send(second.host, f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 {stub} {PORT}\n", drop_in)
+    # It says READY=1 once and nothing after it.
+    unit = f"[Service]\nWatchdogSec=0\nExecStart=\nExecStart=/usr/bin/python3 {stub} {PORT}\n"
+    send(second.host, unit, drop_in)
     second.host.run(f"chmod 0644 {stub} {drop_in}")
     try:
         failed = second.play()

@@ -26,7 +26,7 @@ def wait_until_ready(service: Service) -> None:
 
 def test_the_unit_is_what_it_should_be(host: Host) -> None:
     shown = host.properties(
-        "ActiveState", "SubState", "Type", "User", "UnitFileState", "NRestarts", "Restart"
+        "ActiveState", "SubState", "Type", "User", "UnitFileState", "NRestarts", "Restart", "WatchdogUSec"
     )
     assert shown == {
         "ActiveState": "active",
@@ -36,6 +36,7 @@ def test_the_unit_is_what_it_should_be(host: Host) -> None:
         "UnitFileState": "enabled",
         "NRestarts": "0",
         "Restart": "on-failure",
+        "WatchdogUSec": "1min",
     }
 
 

@@ -78,8 +78,14 @@ def _upstream_ways(plan: Plan, request: SpeechRequest) -> list[tuple[str, list[S
 def engine_for(plan: Plan, *, codec_dtype: Any = "fp32", slots: int = 1) -> StreamingEngine:
     """The service's engine on the plan's checkpoint and devices, started."""
     model = _load(plan, plan.codec_device)
-    codec = SharedCodec(dtype=codec_dtype, threads=plan.cpu_threads)
-    return streaming_engine(model, codec, slots=slots, positions=plan.slot_positions)
+    codec = SharedCodec(dtype=codec_dtype, threads=plan.cpu_threads, compile=plan.fastest_way != "eager")
+    return streaming_engine(
+        model,
+        codec,
+        slots=slots,
+        positions=plan.slot_positions,
+        fastest=None if plan.fastest_way == "auto" else plan.fastest_way,
+    )
 
 
 def speak(engine: StreamingEngine, request: SpeechRequest) -> Spoken:

@@ -16,7 +16,7 @@ import torch
 
 from ..checkpoints.load import choose_device, inspect, load
 from ..codec.streaming import StreamingDecoder
-from ..errors import TTSError
+from ..errors import EngineError, TTSError
 from ..speech.request import FRAMES_A_SECOND
 from . import provenance
 from .codec_suite import signal_to_noise_db
@@ -55,11 +55,14 @@ class Outcome:
 
 
 def run(plan: Plan) -> Report:
-    """Try the placements that this host has. Raises CheckpointError and ConfigurationError as loading does."""
+    """Try the placements that this host has.
+
+    Raises CheckpointError and ConfigurationError as loading does, EngineError when nothing exact works.
+    """
     checkpoint = inspect(plan.checkpoint)
     device = choose_device(plan.device)
     outcomes = []
-    for placement in placements(device.type):
+    for placement in placements(device.type, plan.dtype):
         plan.say(_shown(placement))
         outcomes.append(_in_new_process(plan, placement))
     plan.say("what bf16 costs the codec's sound")
@@ -72,21 +75,25 @@ def run(plan: Plan) -> Report:
     return Report("placement", provenance.collect(), facts, [_table(plan, outcomes)])
 
 
-def placements(device: str) -> list[Placement]:
-    """Every placement worth a try: a host with a GPU makes frames there."""
+def placements(device: str, dtype: str = "auto") -> list[Placement]:
+    """Every placement worth a try: a host with a GPU makes frames there, a ``dtype`` that was named is settled."""
     kinds: tuple[CodecDevice, ...] = ("cpu", "gpu") if device == "cuda" else ("cpu",)
-    return [
-        Placement(device, dtype, codec_device, codec_dtype)
-        for dtype, codec_device, codec_dtype in itertools.product(("bf16", "fp32"), kinds, _PRECISIONS)
-    ]
+    dtypes = ("bf16", "fp32") if dtype == "auto" else (dtype,)
+    return [Placement(device, *chosen) for chosen in itertools.product(dtypes, kinds, _PRECISIONS)]
 
 
 def advice(outcomes: list[Outcome], noise_db: float) -> list[str]:
-    """The settings to use, as lines of the environment, and what bf16 would change for the codec."""
+    """The settings to use, as lines of the environment, and what bf16 would change for the codec.
+
+    Raises EngineError with every placement's failure when none with the codec in fp32 works.
+    """
     able = [outcome for outcome in outcomes if not outcome.failure]
     exact = [outcome for outcome in able if outcome.placement.codec_dtype == "fp32"]
     if not exact:
-        return ["no placement works on this host: see the table"]
+        failures = "; ".join(
+            f"{_shown(outcome.placement)}: {outcome.failure}" for outcome in outcomes if outcome.failure
+        )
+        raise EngineError(f"no placement with the codec in fp32 works on this host: {failures}")
     best = _best(exact)
     chosen = best.placement
     lines = [

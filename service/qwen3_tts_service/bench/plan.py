@@ -18,6 +18,7 @@ SENTENCE = "Hello there, this is a test of the synthesis endpoint, and it is a s
 
 CodecDevice = Literal["cpu", "gpu"]
 CodecPrecision = Literal["fp32", "bf16"]
+FastestWay = Literal["auto", "compiled", "eager"]
 
 
 def _silent(_line: str) -> None:
@@ -32,7 +33,8 @@ def _forget(_so_far: Report) -> None:
 class Plan:
     """The checkpoint, where it runs, and how long is measured. All suites read the same one.
 
-    ``device``, ``dtype``, ``codec_device`` and ``cpu_threads`` are the settings of the service of that name.
+    ``device``, ``dtype``, ``codec_device``, ``cpu_threads`` and ``fastest_way`` are the settings of the service of
+    that name.
     ``frames`` are timed in each measurement, ``repeats`` is how often a whole decode or request is repeated.
     ``positions`` is where a slot stands when its last timed frame is made; a slot holds ``slot_positions``.
     ``weights`` are the service's; the engine suite measures int8 beside bf16. ``say`` is told what is being
@@ -46,6 +48,8 @@ class Plan:
     #: Of the serve suite's server.
     codec_dtype: CodecPrecision = "fp32"
     cpu_threads: int = 0
+    #: Of the suites that run the whole engine; the suites of frames and codec measure the fastest there is.
+    fastest_way: FastestWay = "auto"
     batches: tuple[int, ...] = BATCHES
     frames: int = SENTENCE_FRAMES
     repeats: int = 3

@@ -40,7 +40,11 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
     type=click.Choice(tuple(_SUITES)),
     help="engine: frames; codec: decoding; serve: the HTTP service with streaming clients.",
 )
-@click.option("--placement", is_flag=True, help="Try placements and precisions; say which settings to use.")
+@click.option(
+    "--placement",
+    is_flag=True,
+    help="Try placements and precisions (of the frames: where --dtype is auto); say which settings to use.",
+)
 @click.option("--original", is_flag=True, help="A 9 s sentence: upstream, the original recipe, this service.")
 @click.option(
     "--soak", type=click.FloatRange(0, min_open=True), metavar="MINUTES", help="Loop requests; watch memory."
@@ -56,6 +60,13 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
 )
 @click.option("--codec-device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
 @click.option("--cpu-threads", type=click.IntRange(0), default=0, show_default="torch's choice")
+@click.option(
+    "--fastest-way",
+    type=click.Choice(["auto", "compiled", "eager"]),
+    default="auto",
+    show_default=True,
+    help="How --placement, --original and --soak may compute at best; eager compiles nothing.",
+)
 @click.option(
     "--batch",
     "batches",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,20 @@ def play(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 
 CLASSES = ("cpu", "rocm", "cuda")
+#: The answer of `qwen3-tts bench --placement --json`, as the slurp module brings it.
+ANSWER = [
+    "QWEN3_TTS_DEVICE=cuda",
+    "QWEN3_TTS_DTYPE=bf16",
+    "QWEN3_TTS_CODEC_DEVICE=gpu",
+    "QWEN3_TTS_CODEC_DTYPE=fp32",
+    "# with the codec in bf16, frames on cuda in bf16, codec on gpu in bf16: 1.50 times as fast, 28 dB SNR",
+]
+KEPT = {"content": base64.b64encode(json.dumps({"facts": {"settings": ANSWER}}).encode()).decode()}
 #: What is rendered, by name: in one play, for an ansible-playbook of its own costs seconds.
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"tts_preflight_device_class": name} for name in CLASSES},
@@ -69,6 +80,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one order": {"tts_service_settings": {"dtype": "bf16", "cpu_threads": 2}},
     "other order": {"tts_service_settings": {"cpu_threads": 2, "dtype": "bf16"}},
     "another environment": {"tts_service_environment": {"OMP_NUM_THREADS": "3"}},
+    "measured": {"tts_service_placement": "measure", "_tts_service_placement_kept": KEPT},
+    "measured by hand": {
+        "tts_service_placement": "measure",
+        "_tts_service_placement_kept": KEPT,
+        "tts_service_settings": {"codec_device": "cpu", "cpu_threads": 3, "fastest_way": "eager"},
+    },
+    "not measured": {"tts_service_placement": "measure", "_tts_service_placement_kept": {"skipped": True}},
+    # A fact of an instance before this one in the same play.
+    "not asked to measure": {"_tts_service_placement_kept": KEPT},
 }
 
 
@@ -80,13 +100,26 @@ class Rendered:
 
     @property
     def service(self) -> Path:
-        [unit] = [one for one in self.folder.glob("qwen3-tts*.service") if "compile" not in one.name]
+        [unit] = [
+            one
+            for one in self.folder.glob("qwen3-tts*.service")
+            if "-compile@" not in one.name and "-placement@" not in one.name
+        ]
         return unit
 
     @property
     def compilation(self) -> Path:
         [unit] = self.folder.glob("qwen3-tts-compile@*.service")
         return unit
+
+    @property
+    def measurement(self) -> Path:
+        [unit] = self.folder.glob("qwen3-tts-placement@*.service")
+        return unit
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return tomllib.loads((self.folder / "settings.toml").read_text())
 
     @property
     def environment(self) -> str:
@@ -114,6 +147,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendered]:
         targets = {
             unit: "qwen3-tts.service.j2",
             f"qwen3-tts-compile@{instance}.service": "qwen3-tts-compile.service.j2",
+            f"qwen3-tts-placement@{instance}.service": "qwen3-tts-placement.service.j2",
             f"{unit}.d/10-release.conf": "release.conf.j2",
             "settings.toml": "settings.toml.j2",
             "environment": "environment.j2",
@@ -148,7 +182,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendered]:
 def test_systemd_accepts_the_units_and_scores_them_at_most_1_3(
     rendered: dict[str, Rendered], variant: str
 ) -> None:
-    for unit in (rendered[variant].service, rendered[variant].compilation):
+    for unit in (rendered[variant].service, rendered[variant].compilation, rendered[variant].measurement):
         score = subprocess.run(
             ["systemd-analyze", "security", "--offline=true", "--threshold=13", "--no-pager", unit],
             capture_output=True,
@@ -181,7 +215,8 @@ def test_systemd_accepts_the_units_and_scores_them_at_most_1_3(
 def test_each_profile_opens_its_own_devices_only(
     rendered: dict[str, Rendered], device_class: str, expected: set[str], absent: list[str]
 ) -> None:
-    for unit in (rendered[device_class].service, rendered[device_class].compilation):
+    one = rendered[device_class]
+    for unit in (one.service, one.compilation, one.measurement):
         found = directives(unit)
         assert found >= expected | {"DevicePolicy=closed"}
         assert not [line for line in found for word in absent if word in line]
@@ -193,16 +228,18 @@ def test_the_gpu_override_reaches_the_environment(rendered: dict[str, Rendered])
 
 
 @pytest.mark.parametrize("variant", [*CLASSES, "keys"])
-def test_what_is_compiled_is_compiled_under_the_confinement_that_will_load_it(
-    rendered: dict[str, Rendered], variant: str
+@pytest.mark.parametrize("unit", ["compilation", "measurement"])
+def test_what_prepares_a_start_runs_under_the_confinement_of_the_start(
+    rendered: dict[str, Rendered], unit: str, variant: str
 ) -> None:
-    serving, compiling = directives(rendered[variant].service), directives(rendered[variant].compilation)
+    serving, preparing = directives(rendered[variant].service), directives(getattr(rendered[variant], unit))
     own = ("Type", "Exec", "Timeout", "Nice", "Description")
-    assert not {line for line in compiling - serving if not line.startswith(own)}
-    missing = {line.split("=")[0] for line in serving - compiling if not line.startswith(own)}
-    # Compiling answers nobody, so it holds no keys.
+    assert not {line for line in preparing - serving if not line.startswith(own)}
+    missing = {line.split("=")[0] for line in serving - preparing if not line.startswith(own)}
+    # It answers nobody, so it holds no keys.
     assert missing - {"LoadCredential"} == {
         "After",
+        "KillMode",
         "NotifyAccess",
         "Restart",
         "RestartPreventExitStatus",
@@ -210,12 +247,20 @@ def test_what_is_compiled_is_compiled_under_the_confinement_that_will_load_it(
         "StartLimitBurst",
         "StartLimitIntervalSec",
         "WantedBy",
+        # It sends no notifications.
+        "WatchdogSec",
     }
     assert ("LoadCredential" in missing) is (variant == "keys")
 
 
 def test_a_device_that_failed_twice_is_not_started_a_third_time(rendered: dict[str, Rendered]) -> None:
     assert {"Restart=on-failure", "RestartPreventExitStatus=86"} <= directives(rendered["cpu"].service)
+
+
+@pytest.mark.parametrize("variant", CLASSES)
+def test_a_service_that_no_longer_notifies_is_restarted(rendered: dict[str, Rendered], variant: str) -> None:
+    # on-failure counts the watchdog's end as one.
+    assert {"Type=notify", "WatchdogSec=60", "Restart=on-failure"} <= directives(rendered[variant].service)
 
 
 def test_compiled_code_and_the_gpu_libraries_databases_belong_to_one_release(
@@ -255,6 +300,35 @@ def test_only_what_compiled_code_depends_on_is_compiled_again(rendered: dict[str
     assert fingerprints["one order"] == fingerprints["other order"]
     different = [fingerprints[name] for name in ("cpu", "slots", "one order", "another environment", "cuda")]
     assert len(set(different)) == len(different)
+
+
+def test_what_was_measured_is_set_and_the_operators_word_wins(rendered: dict[str, Rendered]) -> None:
+    measured = {"device": "cuda", "dtype": "bf16", "codec_device": "gpu", "codec_dtype": "fp32"}
+    assert rendered["measured"].settings.items() >= measured.items()
+    chosen = {"cpu_threads": 3, "fastest_way": "eager"}
+    assert (
+        rendered["measured by hand"].settings.items() >= {**measured, **chosen, "codec_device": "cpu"}.items()
+    )
+    for variant in ("not measured", "not asked to measure"):
+        assert rendered[variant].settings == rendered["cpu"].settings
+    compiled = [directives(rendered[name].compilation) for name in ("cpu", "measured")]
+    assert compiled[0] != compiled[1], "what was compiled for other settings is not enough"
+
+
+def test_an_answer_belongs_to_what_was_measured(rendered: dict[str, Rendered]) -> None:
+    def answer(variant: str) -> str:
+        lines = directives(rendered[variant].measurement)
+        return next(line for line in lines if line.startswith("ExecStartPost=")).split()[-1]
+
+    assert answer("cpu").startswith("/var/lib/qwen3-tts/main/placement/release/")
+    # Neither what only requests feel nor what it recommended asks for another measurement.
+    assert {answer(name) for name in ("requests", "slots", "measured")} == {answer("cpu")}
+    others = [answer(name) for name in ("cpu", "cuda", "cpu two", "one order", "measured by hand")]
+    assert len(set(others)) == len(others)
+    by_hand = next(
+        line for line in directives(rendered["measured by hand"].measurement) if line.startswith("ExecStart=")
+    )
+    assert "--dtype auto --cpu-threads 3 --fastest-way eager" in by_hand
 
 
 @pytest.mark.parametrize(
