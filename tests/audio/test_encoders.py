@@ -22,7 +22,7 @@ from qwen3_tts_service.audio.encoders import encoder, wav_header
 from qwen3_tts_service.audio.tempo import Tempo
 from qwen3_tts_service.speech.formats import CONTENT_TYPES
 
-from .waveforms import RATE, clicks, decoded, loudest_hertz, pieces, speechlike, tone
+from .waveforms import RATE, clicks, decoded, loudest_hertz, pieces, shifted, speechlike, tone
 
 #: Samples that a streamed answer's decoder hears before and, at most, in all more than was spoken. Only an
 #: MP3's LAME tag or an MP4's edit list could tell a player to cut them off; neither fits a stream.
@@ -37,14 +37,6 @@ def encoded(
     """What leaves after each piece, and at the end."""
     made = encoder(audio_format, RATE, whole=whole, marked=marked)
     return [*(made.feed(part) for part in parts), made.finish()]
-
-
-def shifted(one: np.ndarray, other: np.ndarray) -> int:
-    """By how many samples ``other`` lags behind ``one``."""
-    size = len(one) + len(other)
-    product = np.fft.rfft(other, size) * np.conj(np.fft.rfft(one, size))
-    lag = int(np.fft.irfft(product, size).argmax())
-    return lag if lag < len(other) else lag - size
 
 
 @given(arrays.arrays(np.float32, st.integers(1, 400), elements=st.floats(-2, 2, width=32)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import av
 import numpy as np
@@ -52,3 +53,11 @@ def clicks(samples: Waveform, rate: int) -> list[float]:
     """Seconds at which a smooth sound jumps: where its second difference is far beyond the usual."""
     bend = np.abs(np.diff(samples, 2))
     return [float(position) / rate for position in np.flatnonzero(bend > 8 * np.percentile(bend, 99))]
+
+
+def shifted(one: Waveform, other: npt.NDArray[Any]) -> int:
+    """By how many samples ``other`` lags behind ``one``."""
+    size = len(one) + len(other)
+    product = np.fft.rfft(other, size) * np.conj(np.fft.rfft(one, size))
+    lag = int(np.fft.irfft(product, size).argmax())
+    return lag if lag < len(other) else lag - size
