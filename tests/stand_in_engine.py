@@ -144,7 +144,9 @@ class Service:
         return ask(self.port, method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})  # type: ignore[arg-type]
 
     def speak(self, text: str, **fields: object) -> Answer:
-        return self.ask("POST", "/v1/audio/speech", {"input": text, "voice": "vivian", **fields})
+        """A WAV unless ``fields`` say otherwise."""
+        body = {"input": text, "voice": "vivian", "response_format": "wav", **fields}
+        return self.ask("POST", "/v1/audio/speech", body)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str] | None] = {
 }
 #: Outside package -> the parts that may know it.
 CONFINED = {
+    "av": {"audio"},
     "torch": {"engine", "codec", "checkpoints", "bench"},
     "transformers": {"engine", "codec", "checkpoints"},
     "qwen_tts": {"engine", "codec", "checkpoints"},

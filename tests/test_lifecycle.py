@@ -11,6 +11,7 @@ import pytest
 from qwen3_tts_service.errors import CheckpointError, DeviceFault, NotReady, SelfCheckFailed
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
 from qwen3_tts_service.served_model import Loaded, LoadedEngine, SelfCheck
+from qwen3_tts_service.speech.formats import Output
 from qwen3_tts_service.speech.request import SpeechRequest
 from qwen3_tts_service.synthesis import Speech
 from server_process import wait_for
@@ -31,7 +32,7 @@ def begin(
 
 
 def speak(lifecycle: Lifecycle) -> Speech:
-    return lifecycle.speak(SpeechRequest("a", "vivian"), audio_format="pcm", timeout_s=1)
+    return lifecycle.speak(SpeechRequest("a", "vivian"), output=Output("pcm"), timeout_s=1)
 
 
 def until(lifecycle: Lifecycle, state: str) -> None:
@@ -100,7 +101,7 @@ def test_a_device_that_dies_later_breaks_it() -> None:
     until(lifecycle, "ready")
     engine.fault = DeviceFault("HIP error: gone")
     with pytest.raises(DeviceFault):
-        speak(lifecycle).whole()
+        b"".join(speak(lifecycle))
     assert heard[-1] == Status("broken", "HIP error: gone", fault=True)
     with pytest.raises(NotReady):
         speak(lifecycle)

@@ -9,9 +9,10 @@ import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
-from qwen3_tts_service.audio import encoders
+from qwen3_tts_service.audio import pcm
 from qwen3_tts_service.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -21,6 +22,7 @@ from qwen3_tts_service.errors import (
     QueueFull,
     UnknownVoice,
 )
+from qwen3_tts_service.speech.formats import Output
 from qwen3_tts_service.speech.request import SpeechRequest
 from qwen3_tts_service.synthesis import Load, Speech, Synthesis
 from server_process import wait_for
@@ -29,13 +31,13 @@ from stand_in_engine import TONE, StandInEngine
 
 def begin(synthesis: Synthesis, text: str = "a", timeout_s: float = 10.0, **arguments: object) -> Speech:
     request = SpeechRequest(text, "vivian", max_frames=100)
-    return synthesis.speak(request, audio_format="pcm", timeout_s=timeout_s, **arguments)  # type: ignore[arg-type]
+    return synthesis.speak(request, output=Output("pcm"), timeout_s=timeout_s, **arguments)  # type: ignore[arg-type]
 
 
 def speak(synthesis: Synthesis, text: str = "a", timeout_s: float = 10.0, **arguments: object) -> Speech:
     """All of it; the bytes are dropped."""
     with contextlib.closing(begin(synthesis, text, timeout_s, **arguments)) as speech:
-        assert speech.whole()
+        assert b"".join(speech)
     return speech
 
 
@@ -47,7 +49,7 @@ def test_speech_comes_in_pieces_and_tells_its_length_and_its_end() -> None:
     assert len(next(speech)) == 4800
     assert (speech.finish, speech.audio_s) == (None, 0.1)
     assert speech.first_audio_s is not None
-    assert b"".join(speech) == 2 * encoders.sound(TONE)
+    assert b"".join(speech) == 2 * pcm.little_endian(pcm.samples(TONE))
     assert (speech.finish, speech.audio_s) == ("stop", pytest.approx(0.3))
     engine.finish = "length"
     assert speak(synthesis).finish == "length"
@@ -58,13 +60,44 @@ def test_a_streamed_wav_is_the_whole_one_behind_another_header() -> None:
     engine.repeat = 3
     synthesis = Synthesis(engine, queue_size=0)
     request = SpeechRequest("a", "vivian")
-    streamed = b"".join(synthesis.speak(request, audio_format="wav", timeout_s=1))
-    whole = synthesis.speak(request, audio_format="wav", timeout_s=1).whole()
+    streamed = b"".join(synthesis.speak(request, output=Output("wav"), timeout_s=1))
+    [whole] = synthesis.speak(request, output=Output("wav", whole=True), timeout_s=1)
     assert len(streamed) == len(whole) == 44 + 3 * 4800
     assert streamed[44:] == whole[44:]
     for content, frames in ((streamed, 0xFFFFFFFF // 2), (whole, 7200)):
         with wave.open(io.BytesIO(content)) as file:
             assert file.getnframes() == frames
+
+
+def test_half_speed_is_twice_the_sound() -> None:
+    engine = StandInEngine()
+    engine.repeat = 10
+    speech = Synthesis(engine, queue_size=0).speak(
+        SpeechRequest("a", "vivian"), output=Output("pcm", speed=0.5), timeout_s=1
+    )
+    first = next(speech)
+    assert engine.utterances[0].pieces < 10, "it leaves while it is made"
+    assert len(first) + len(b"".join(speech)) == 2 * 48_000
+    assert (speech.audio_s, speech.finish) == (2.0, "stop")
+
+
+def test_a_long_piece_leaves_in_parts_of_a_second() -> None:
+    """Upstream's own generate gives all of its sound at once."""
+    engine = StandInEngine()
+    engine.waveform = np.zeros(60_000, np.float32)
+    assert [len(part) for part in begin(Synthesis(engine, queue_size=0))] == [48_000, 48_000, 24_000]
+
+
+@pytest.mark.parametrize("speed", [1.0, 4.0])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_no_sound(poison: float, speed: float) -> None:
+    engine = StandInEngine()
+    engine.waveform = np.array([0.1, poison], np.float32)
+    synthesis = Synthesis(engine, queue_size=0)
+    speech = synthesis.speak(SpeechRequest("a", "vivian"), output=Output("mp3", speed=speed), timeout_s=1)
+    with pytest.raises(EngineError, match="NaN or infinity"):
+        next(speech)
+    assert (speech.finish, synthesis.load.speaking) == ("error", 0)
 
 
 def test_as_many_speak_as_there_are_slots() -> None:
@@ -123,7 +156,7 @@ def test_a_lost_device_is_told_whoever_asked() -> None:
 def test_a_wrong_request_takes_no_place() -> None:
     synthesis = Synthesis(StandInEngine(), queue_size=0)
     with pytest.raises(UnknownVoice):
-        synthesis.speak(SpeechRequest("a", "nobody"), audio_format="pcm", timeout_s=1)
+        synthesis.speak(SpeechRequest("a", "nobody"), output=Output("pcm"), timeout_s=1)
     assert synthesis.wait_until_idle(0)
 
 

@@ -41,7 +41,9 @@ WANTED = {
     ),
     *("typing-extensions", "typing-inspection", "waitress", "werkzeug"),
 }
-LEFT_OUT = "accelerate|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|soxr|torch|torchaudio|transformers"
+LEFT_OUT = (
+    "accelerate|av|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|soxr|torch|torchaudio|transformers"
+)
 DESCRIPTION = {
     "groups": {"stand-in": {"index": "default"}},
     "runtimes": {

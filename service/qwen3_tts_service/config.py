@@ -133,7 +133,12 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="Largest request body, in bytes.")
     max_audio_seconds: float = Field(
-        160.0, gt=0, le=3600, description="Longest speech of one request, in seconds."
+        160.0, gt=0, le=3600, description="Longest speech of one request, in seconds at speed 1."
+    )
+    mark_ai_generated: bool = Field(
+        True,
+        description="Say in the metadata that speech is AI-generated, in the formats that have a place for it: "
+        "mp3, opus and flac.",
     )
     queue_size: int = Field(
         8, ge=0, le=1000, description="Requests of a model that wait for a slot; one more gets 429."

@@ -16,6 +16,7 @@ from typing import Literal
 
 from .errors import DeviceFault, NotReady, TTSError, UnknownModel, shown
 from .served_model import Loader, ModelState, ServedModel
+from .speech.formats import Output
 from .speech.request import SpeechRequest
 from .synthesis import Speech
 
@@ -98,7 +99,7 @@ class Lifecycle:
         self,
         request: SpeechRequest,
         *,
-        audio_format: str,
+        output: Output,
         timeout_s: float,
         model: str | None = None,
         gone: Callable[[], bool] = lambda: False,
@@ -107,7 +108,7 @@ class Lifecycle:
         chosen = self.model(model)
         if self.status.state in ("loading", "warming", "broken"):
             raise NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
-        return chosen.speak(request, audio_format=audio_format, timeout_s=timeout_s, gone=gone)
+        return chosen.speak(request, output=output, timeout_s=timeout_s, gone=gone)
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work, finish what was accepted; false when ``timeout_s`` seconds were not enough."""

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from .errors import DeviceFault, Draining, EngineError, NotReady, QueueFull, TTSError
+from .speech.formats import Output
 from .speech.request import CloneReference, SpeechRequest
 from .synthesis import Engine, Load, Speech, Synthesis
 
@@ -201,7 +202,7 @@ class ServedModel:
         self,
         request: SpeechRequest,
         *,
-        audio_format: str,
+        output: Output,
         timeout_s: float,
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
@@ -211,7 +212,7 @@ class ServedModel:
             synthesis = self._loaded(deadline, gone)
             try:
                 return synthesis.speak(
-                    request, audio_format=audio_format, timeout_s=deadline - time.monotonic(), gone=gone
+                    request, output=output, timeout_s=deadline - time.monotonic(), gone=gone
                 )
             except Draining:
                 # Either the process goes down, or the model was put aside between those two lines.
@@ -329,9 +330,10 @@ class ServedModel:
     def _keep_alive(self, synthesis: Synthesis) -> None:
         if (engine := self._engine) is None:
             return
-        speech = synthesis.speak(_sentence(engine, max_frames=1), audio_format="pcm", timeout_s=_WARM_UP_S)
+        speech = synthesis.speak(_sentence(engine, max_frames=1), output=Output("pcm"), timeout_s=_WARM_UP_S)
         try:
-            speech.whole()
+            for _ in speech:
+                pass
         finally:
             speech.close()
 

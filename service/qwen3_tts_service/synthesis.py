@@ -1,4 +1,4 @@
-"""The way of one request: queue, engine, encoder. The only module that joins the stages.
+"""The way of one request: queue, engine, tempo, encoder. The only module that joins the stages.
 
 As many requests are spoken at a time as the engine has slots. The queue in front is bounded and first come,
 first served; whoever waits or speaks is asked all the time whether the client is still there and whether the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -18,8 +18,10 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .audio import encoders
+from .audio import encoders, pcm
+from .audio.tempo import Tempo
 from .errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, QueueFull
+from .speech.formats import Output
 from .speech.request import SpeechRequest
 
 #: How often a waiting request looks at its client and its deadline (seconds).
@@ -75,8 +77,8 @@ class Load:
 class Speech:
     """A request that is being spoken. Iterate for its bytes, and :meth:`close` whatever happens.
 
-    The first piece begins with the format's header. Iterating raises DeadlineExceeded, Cancelled and
-    EngineError; after that, as after the last piece, the slot is free.
+    No piece is empty; an ``output`` that is whole is one piece. Iterating raises DeadlineExceeded, Cancelled
+    and EngineError; after that, as after the last piece, the slot is free.
     """
 
     def __init__(
@@ -84,17 +86,16 @@ class Speech:
         synthesis: Synthesis,
         request: SpeechRequest,
         *,
-        audio_format: str,
+        output: Output,
         arrived: float,
         deadline: float,
         gone: Callable[[], bool],
     ) -> None:
         self._synthesis = synthesis
-        self._audio_format = audio_format
         self._arrived = arrived
         self._deadline = deadline
         self._started = time.monotonic()
-        self._sound_bytes = 0
+        self._samples = 0
         #: How it ended; None while it has not.
         self.finish: Finish | None = None
         #: Seconds in the queue, from the request's arrival to its first sound, and of waiting for the engine.
@@ -102,28 +103,35 @@ class Speech:
         self.first_audio_s: float | None = None
         self.compute_s = 0.0
         with self._engine_works():
+            rate = synthesis.engine.sample_rate
+            self._tempo = Tempo(output.speed, rate) if output.speed != 1 else None
+            self._encoder = encoders.encoder(
+                output.audio_format, rate, whole=output.whole, marked=output.marked
+            )
             self._utterance = synthesis.engine.open(request, deadline=deadline, cancelled=gone)
-            self._waveform = iter(self._utterance)
+            self._waveform = _at_most(rate, self._utterance)
 
     @property
     def audio_s(self) -> float:
-        """Seconds of sound so far."""
-        return self._sound_bytes / encoders.BYTES_A_SAMPLE / self._synthesis.engine.sample_rate
+        """Seconds of sound so far, at the wanted speed."""
+        return self._samples / self._synthesis.engine.sample_rate
 
     def __iter__(self) -> Speech:
         return self
 
     def __next__(self) -> bytes:
-        first = self.first_audio_s is None
-        sound = self._next_sound()
-        if sound is None:
+        content = b""
+        while not content and self.finish is None:
+            with self._engine_works():
+                waveform = next(self._waveform, None)
+                content = self._rest() if waveform is None else self._encoded(pcm.samples(waveform))
+            if waveform is None:
+                self._end("length" if self._utterance.finish == "length" else "stop")
+        if not content:
             raise StopIteration
-        return encoders.header(self._audio_format, self._synthesis.engine.sample_rate) * first + sound
-
-    def whole(self) -> bytes:
-        """All of it at once, with a header that tells the length. Raises as iterating does."""
-        sound = b"".join(iter(self._next_sound, None))
-        return encoders.header(self._audio_format, self._synthesis.engine.sample_rate, len(sound)) + sound
+        if self.first_audio_s is None and self._samples:
+            self.first_audio_s = time.monotonic() - self._arrived
+        return content
 
     def cancel(self) -> None:
         """Nobody reads it any more. Never blocks; may be called from any thread, at any time."""
@@ -135,20 +143,18 @@ class Speech:
             self._utterance.cancel()
             self._end("cancelled")
 
-    def _next_sound(self) -> bytes | None:
-        """The next piece that is not empty, None at the end."""
-        sound = b""
-        while not sound and self.finish is None:
-            with self._engine_works():
-                waveform = next(self._waveform, None)
-                if waveform is not None:
-                    sound = encoders.sound(waveform)
-            if waveform is None:
-                self._end("length" if self._utterance.finish == "length" else "stop")
-        if sound and self.first_audio_s is None:
-            self.first_audio_s = time.monotonic() - self._arrived
-        self._sound_bytes += len(sound)
-        return sound or None
+    def _encoded(self, samples: pcm.Samples) -> bytes:
+        """What can leave after the next samples."""
+        return self._taken(samples if self._tempo is None else self._tempo.feed(samples))
+
+    def _rest(self) -> bytes:
+        """What leaves after the last samples."""
+        rest = b"" if self._tempo is None else self._taken(self._tempo.finish())
+        return rest + self._encoder.finish()
+
+    def _taken(self, samples: pcm.Samples) -> bytes:
+        self._samples += len(samples)
+        return self._encoder.feed(samples) if len(samples) else b""
 
     @contextmanager
     def _engine_works(self) -> Iterator[None]:
@@ -178,6 +184,13 @@ class Speech:
         self._synthesis.leave(time.monotonic() - self._started)
 
 
+def _at_most(longest: int, pieces: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
+    """The pieces in parts of at most ``longest`` samples, so that no part of an answer is large."""
+    for piece in pieces:
+        for start in range(0, len(piece), longest):
+            yield piece[start : start + longest]
+
+
 class Synthesis:
     """The bounded queue and what stands behind it. ``on_fault`` hears of a device that is lost."""
 
@@ -197,7 +210,7 @@ class Synthesis:
         self,
         request: SpeechRequest,
         *,
-        audio_format: str,
+        output: Output,
         timeout_s: float,
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
@@ -211,7 +224,7 @@ class Synthesis:
         arrived = time.monotonic()
         deadline = arrived + timeout_s
         self._wait_for_a_slot(deadline, gone)
-        return Speech(self, request, audio_format=audio_format, arrived=arrived, deadline=deadline, gone=gone)
+        return Speech(self, request, output=output, arrived=arrived, deadline=deadline, gone=gone)
 
     def _wait_for_a_slot(self, deadline: float, gone: Callable[[], bool]) -> None:
         ticket = object()

@@ -11,6 +11,7 @@ import pytest
 from qwen3_tts_service.config import Settings
 from qwen3_tts_service.engine_process.loading import EngineLoader
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource
+from qwen3_tts_service.speech.formats import Output
 from qwen3_tts_service.speech.request import SpeechRequest
 from server_process import wait_for
 
@@ -43,8 +44,8 @@ def test_they_come_when_they_are_named_and_go_when_they_are_not(
         return [model.state for model in lifecycle.models.values()]
 
     def speak(model: str | None, request: SpeechRequest) -> int:
-        speech = lifecycle.speak(request, audio_format="pcm", timeout_s=120, model=model)
-        return len(speech.whole())
+        speech = lifecycle.speak(request, output=Output("pcm"), timeout_s=120, model=model)
+        return len(b"".join(speech))
 
     lifecycle.start()
     # The base model's own first sentence needs a recording, and had one.

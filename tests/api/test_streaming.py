@@ -15,12 +15,13 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from qwen3_tts_service.audio import encoders
+from qwen3_tts_service.audio import pcm
+from qwen3_tts_service.audio.encoders import wav_header
 from qwen3_tts_service.errors import DeviceFault, EngineError
 from server_process import wait_for
 from stand_in_engine import TONE, Service, service
 
-PIECE = encoders.sound(TONE)
+PIECE = pcm.little_endian(pcm.samples(TONE))
 #: Two frames of 80 ms, at the pace at which they are listened to.
 TWO_FRAMES_S = 0.16
 
@@ -93,7 +94,7 @@ def test_the_status_line_waits_for_the_first_sound(running: Service) -> None:
 def test_no_sound_at_all_is_an_empty_wav(running: Service) -> None:
     running.engine.repeat = 0
     answer = running.speak("a")
-    assert (answer.status, answer.content) == (200, encoders.header("wav", 24_000, 0))
+    assert (answer.status, answer.content) == (200, wav_header(24_000, 0))
 
 
 def broken_after_two(running: Service, fault: Exception) -> None:
@@ -124,7 +125,15 @@ def test_a_client_sees_that_an_answer_broke_off(
 def test_curl_says_so_too(running: Service) -> None:
     broken_after_two(running, EngineError("planted"))
     url = f"http://127.0.0.1:{running.port}/v1/audio/speech"
-    command = ["curl", "-sS", "--noproxy", "*", url, "--json", '{"input": "a", "voice": "ryan"}']
+    command = [
+        "curl",
+        "-sS",
+        "--noproxy",
+        "*",
+        url,
+        "--json",
+        '{"input": "a", "voice": "ryan", "response_format": "wav"}',
+    ]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 18, "curl's word for a partial transfer"
     assert len(done.stdout) == 44 + 2 * len(PIECE)

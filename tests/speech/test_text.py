@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3_tts_service.errors import InputTooLong, InvalidRequest, InvalidValue
-from qwen3_tts_service.speech import formats, text
+from qwen3_tts_service.speech import text
 
 ANYTHING = st.text(st.characters(codec=None, exclude_categories=()))
 
@@ -73,9 +73,3 @@ def test_the_limit_counts_characters() -> None:
 def test_a_text_without_sound_is_empty(nothing: str) -> None:
     with pytest.raises(InvalidValue, match="empty"):
         text.clean(nothing, max_chars=100)
-
-
-def test_formats() -> None:
-    assert [formats.check(name) for name in ("wav", "pcm")] == ["wav", "pcm"]
-    with pytest.raises(InvalidRequest, match=r"'WAV'.*wav, pcm"):
-        formats.check("WAV")

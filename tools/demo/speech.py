@@ -49,7 +49,7 @@ def first_voice(base: str, key: str | None) -> str:
 
 def curl_command(base: str, key: str | None, voice: str, output: Path) -> str:
     """The command line that is printed and run: one string, ready for a shell."""
-    body = json.dumps({"input": SENTENCE, "voice": voice})
+    body = json.dumps({"input": SENTENCE, "voice": voice, "response_format": "wav"})
     words = ["curl", "--fail-with-body", "-sS", "--noproxy", "*", f"{base}/v1/audio/speech"]
     if key:
         words += ["-H", f"Authorization: Bearer {key}"]

@@ -87,7 +87,9 @@ class Service:
                 return Answer(error.code, dict(error.headers), error.read())
 
     def speak(self, text: str = "One sentence from outside.", **fields: object) -> Answer:
-        return self.request("/v1/audio/speech", {"input": text, "voice": self.voice(), **fields})
+        """A WAV unless ``fields`` say otherwise."""
+        body = {"input": text, "voice": self.voice(), "response_format": "wav", **fields}
+        return self.request("/v1/audio/speech", body)
 
     def voice(self) -> str:
         return self.request("/v1/audio/voices").json()["voices"][0]["id"]

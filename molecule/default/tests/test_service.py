@@ -53,6 +53,27 @@ def test_pcm_is_the_wav_without_its_header(service: Service) -> None:
     assert same_speech(samples(wav.body), array.array("h", pcm.body))
 
 
+#: Format -> its content type, and what its bytes begin with (aac: twelve bits of a frame's sync word).
+FORMATS = {
+    None: ("audio/mpeg", b"ID3"),
+    "mp3": ("audio/mpeg", b"ID3"),
+    "opus": ("audio/ogg", b"OggS"),
+    "aac": ("audio/aac", b"\xff\xf1"),
+    "flac": ("audio/flac", b"fLaC"),
+    "wav": ("audio/wav", b"RIFF"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_made_under_the_units_confinement(service: Service, name: str | None) -> None:
+    body = {"input": "In some form.", "voice": service.voice(), "speed": 1.25}
+    answer = service.request("/v1/audio/speech", body | ({"response_format": name} if name else {}))
+    content_type, magic = FORMATS[name]
+    assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
+    assert answer.body.startswith(magic)
+    assert len(answer.body) > 1000
+
+
 def test_every_voice_speaks(service: Service) -> None:
     voices = [voice["id"] for voice in service.request("/v1/audio/voices").json()["voices"]]
     assert voices

@@ -12,7 +12,8 @@ from flask import Blueprint, Response, abort, current_app, g, request
 from ..config import Settings
 from ..errors import Cancelled, TTSError, shown
 from ..lifecycle import Lifecycle
-from ..speech import formats, text
+from ..speech import text
+from ..speech.formats import Output
 from ..speech.request import FRAMES_A_SECOND, SpeechRequest
 from ..synthesis import Speech
 from . import schemas
@@ -31,7 +32,13 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
         if request.mimetype != "application/json":
             abort(415, f"`Content-Type` is {shown(request.mimetype)}: send `application/json`")
         body = schemas.parse(request.get_data())
-        audio_format = formats.check(body.response_format)
+        output = Output(
+            body.response_format,
+            speed=body.speed,
+            marked=settings.mark_ai_generated,
+            # HTTP/1.0 knows no chunks: there the end of an answer without a length looks like a cut.
+            whole=not takes_chunks(),
+        )
         model = lifecycle.model(body.model)
         wanted = SpeechRequest(
             text=text.clean(body.input, max_chars=settings.max_input_chars),
@@ -46,7 +53,7 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
             speech = lifecycle.speak(
                 wanted,
                 model=model.name,
-                audio_format=audio_format,
+                output=output,
                 timeout_s=settings.request_timeout_s,
                 gone=client_is_gone(),
             )
@@ -55,11 +62,11 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
         try:
             client.watch(speech.cancel, deadline)
             # The status line waits for the first sound: what fails before it is told by its true status.
-            response = answer.streamed() if takes_chunks() else answer.whole()
+            response = answer.whole() if output.whole else answer.streamed()
         except BaseException:
             answer.close()
             raise
-        response.mimetype = formats.CONTENT_TYPES[audio_format]
+        response.mimetype = output.content_type
         response.headers["X-Seed"] = str(wanted.seed)
         # nginx and its kin would keep the sound until there is more of it.
         response.headers["X-Accel-Buffering"] = "no"
@@ -96,8 +103,8 @@ class _Answer:
         return response
 
     def whole(self) -> Response:
-        """For HTTP/1.0, where the end of an answer without a length looks like a cut."""
-        content = self._speech.whole()
+        """An answer with a length."""
+        content = b"".join(self._speech)
         response = current_app.response_class(content)
         response.headers.update(self._told_at_the_end())
         self.close()
