@@ -45,6 +45,8 @@ def streaming_engine(
     prompts = PromptBuilder(model)
     frame_model = FrameModel(model, slots=slots, positions=positions, weights=weights, release_upstream=True)
     runner = FrameRunner(frame_model, fastest=fastest)
+    # What only building and verifying needed: gigabytes on a GPU.
+    give_back(model.device)
     worker = codec.take(model)
     scheduler = Scheduler(
         runner, eos=frame_model.eos, on_device_fault=on_device_fault, frame_limit_s=frame_limit_s
