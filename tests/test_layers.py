@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str] | None] = {
         "journal",
         "errors",
     },
-    "api": {"synthesis", "served_model", "lifecycle", "speech", "config", "errors"},
+    "api": {"synthesis", "served_model", "lifecycle", "speech", "audio", "config", "errors"},
     "bench": {"pipeline", "speech", "engine", "codec", "audio", "checkpoints", "journal", "errors"},
     "commands": None,
     "cli": None,

@@ -17,7 +17,8 @@ class SpeechBody(BaseModel):
 
     input: str
     model: str | None = None
-    voice: str | None = None
+    #: See ``voice_field.py``.
+    voice: str | dict[str, Any] | None = None
     instructions: str | None = None
     response_format: str = "mp3"
     speed: float = 1.0

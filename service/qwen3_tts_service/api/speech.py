@@ -6,17 +6,18 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flask import Blueprint, Response, abort, current_app, g, request
 
 from ..config import Settings
-from ..errors import Cancelled, TTSError, shown
+from ..errors import Cancelled, InvalidRequest, TTSError, shown
 from ..lifecycle import Lifecycle
 from ..speech import text
 from ..speech.formats import Output
 from ..speech.request import FRAMES_A_SECOND, SpeechRequest
 from ..synthesis import Speech
-from . import schemas
+from . import schemas, voice_field
 from .metrics import Metrics
 from .streams import BrokenOff, Connection, client_is_gone, connection, takes_chunks, takes_trailers
 
@@ -40,16 +41,18 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
             whole=not takes_chunks(),
         )
         model = lifecycle.model(body.model)
+        voice = voice_field.read(body.voice, max_bytes=settings.max_body_bytes)
         wanted = SpeechRequest(
             text=text.clean(body.input, max_chars=settings.max_input_chars),
-            voice=body.voice,
+            voice=voice.name,
+            clone=voice.recording,
             language=body.language,
             instructions=_instructions(body.instructions, settings.max_input_chars),
             seed=secrets.randbits(31) if body.seed is None else body.seed,
             max_frames=int(settings.max_audio_seconds * FRAMES_A_SECOND) or 1,
         )
         deadline = time.monotonic() + settings.request_timeout_s
-        with metrics.refusals(model.name):
+        with metrics.refusals(model.name), _named_as_sent():
             speech = lifecycle.speak(
                 wanted,
                 model=model.name,
@@ -73,6 +76,16 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
         return response
 
     return routes
+
+
+@contextmanager
+def _named_as_sent() -> Iterator[None]:
+    """What the engine calls ``clone`` is part of the field ``voice`` here."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = "voice" if error.param == "clone" else error.param
+        raise
 
 
 class _Answer:
@@ -141,7 +154,7 @@ class _Answer:
             self._request_id,
             self._key_name,
             self._model,
-            wanted.voice,
+            wanted.voice if wanted.clone is None else "(recording)",
             wanted.language,
             len(wanted.text),
             speech.audio_s,
