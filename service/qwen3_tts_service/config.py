@@ -44,6 +44,20 @@ class Settings(BaseSettings):
         description="Further checkpoints in the same process, each `DIRECTORY` or `NAME=DIRECTORY`; a list in "
         "the file, separated by `:` in the environment. A request chooses by `model`.",
     )
+    model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
+        description="Further names of models, each `ALIAS` of the first one or `ALIAS=NAME`; a list in the file, "
+        "separated by `:` in the environment. By default what OpenAI's clients send.",
+    )
+    voice_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+        (
+            *("alloy=ryan", "ash=aiden", "ballad=eric", "cedar=eric", "coral=serena", "echo=dylan"),
+            *("fable=uncle_fu", "marin=ono_anna", "nova=vivian", "onyx=uncle_fu", "sage=serena"),
+            *("shimmer=sohee", "verse=aiden"),
+        ),
+        description="Further names of speakers, each `ALIAS=SPEAKER`; a list as above. By default OpenAI's voices; "
+        "those whose speaker the checkpoint lacks are none.",
+    )
     load_models: Literal["start", "first_use"] = Field(
         "start", description="When the further checkpoints are loaded: before ready, or by the first request."
     )
@@ -182,9 +196,9 @@ class Settings(BaseSettings):
             raise ValueError("expected a number")
         return value
 
-    @field_validator("more_models", mode="before")
+    @field_validator("more_models", "model_aliases", "voice_aliases", mode="before")
     @classmethod
-    def _models_are_a_list(cls, value: object) -> object:
+    def _names_are_a_list(cls, value: object) -> object:
         return tuple(filter(None, value.split(":"))) if isinstance(value, str) else value
 
     @field_validator("more_models")
@@ -198,6 +212,28 @@ class Settings(BaseSettings):
                     f"{len(entries)} models, and more than one is named {', '.join(twice)}: write NAME=DIRECTORY"
                 )
         return value
+
+    @field_validator("model_aliases", "voice_aliases")
+    @classmethod
+    def _aliases_are_names(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in value:
+            alias, sign, name = entry.partition("=")
+            if not alias or (not name if sign else info.field_name == "voice_aliases"):
+                raise ValueError(f"{entry!r} is no alias: write ALIAS=NAME")
+        return value
+
+    @property
+    def models_by_alias(self) -> dict[str, str]:
+        """Alias of a model in the API -> the name it stands for."""
+        first = self.models[0][0]
+        return {alias: name or first for alias, _, name in (e.partition("=") for e in self.model_aliases)}
+
+    @property
+    def voices_by_alias(self) -> dict[str, str]:
+        """Alias of a speaker -> the speaker, both in lower case."""
+        return {
+            alias.lower(): name.lower() for alias, _, name in (e.partition("=") for e in self.voice_aliases)
+        }
 
     @property
     def models(self) -> tuple[tuple[str, Path], ...]:

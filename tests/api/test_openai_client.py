@@ -63,7 +63,7 @@ def is_the_tone(samples: np.ndarray) -> bool:
 
 
 def test_its_default_is_an_mp3(client: openai.OpenAI) -> None:
-    answer = client.audio.speech.create(model="stand-in", voice="vivian", input="Hello.")
+    answer = client.audio.speech.create(model="tts-1", voice="alloy", input="Hello.")
     assert answer.response.headers["content-type"] == "audio/mpeg"
     samples = heard(answer.content, "mp3")
     assert 2.0 <= len(samples) / RATE < 2.0 + PADDING_S

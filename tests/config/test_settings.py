@@ -165,3 +165,17 @@ def test_a_missing_model_says_what_belongs_there(monkeypatch: pytest.MonkeyPatch
 def test_loopback(monkeypatch: pytest.MonkeyPatch, host: str, loopback: bool) -> None:
     monkeypatch.setenv("QWEN3_TTS_HOST", host)
     assert config.load().is_loopback is loopback
+
+
+def test_aliases_are_names_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN3_TTS_MODEL", "/models/a")
+    monkeypatch.setenv("QWEN3_TTS_VOICE_ALIASES", "Butler=Ryan")
+    monkeypatch.setenv("QWEN3_TTS_MODEL_ALIASES", "tts-1:hd=design")
+    settings = config.load()
+    assert settings.voices_by_alias == {"butler": "ryan"}
+    assert settings.models_by_alias == {"tts-1": "a", "hd": "design"}
+    for name, value in (("VOICE_ALIASES", "butler"), ("VOICE_ALIASES", "=ryan"), ("MODEL_ALIASES", "hd=")):
+        with monkeypatch.context() as wrong:
+            wrong.setenv(f"QWEN3_TTS_{name}", value)
+            with pytest.raises(ConfigurationError, match="write ALIAS=NAME"):
+                config.load()

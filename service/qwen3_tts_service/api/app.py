@@ -38,7 +38,7 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask
 
     error_responses.register(app)
     app.register_blueprint(health.blueprint(lifecycle))
-    app.register_blueprint(catalogue.blueprint(lifecycle))
+    app.register_blueprint(catalogue.blueprint(lifecycle, settings))
     app.register_blueprint(metrics.blueprint(counted))
     app.register_blueprint(speech.blueprint(lifecycle, settings, counted))
     return app

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
+from ..config import Settings
 from ..errors import NotReady
 from ..lifecycle import Lifecycle
 from ..served_model import ServedModel
+from .aliases import Aliases
 
 #: Said wherever a person meets a synthetic checkpoint.
 NOISE = "random weights: noise, not speech"
 
 
-def blueprint(lifecycle: Lifecycle) -> Blueprint:
+def blueprint(lifecycle: Lifecycle, settings: Settings) -> Blueprint:
     """Both lists; 503 while the first model loads."""
     routes = Blueprint("catalogue", __name__)
+    aliases = Aliases(settings)
 
     def served() -> list[ServedModel]:
         if lifecycle.main.description is None:
@@ -27,15 +30,16 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
 
     @routes.get("/v1/audio/voices")
     def voices() -> Response:
-        return jsonify(
-            {
-                "voices": [
-                    {"id": name, "name": name, "model": model.name, "kind": "speaker"}
-                    for model in served()
-                    for name in (model.description.speakers if model.description else ())
-                ]
-            }
-        )
+        return jsonify({"voices": [voice for model in served() for voice in voices_of(model)]})
+
+    def voices_of(model: ServedModel) -> list[dict[str, str]]:
+        speakers = model.description.speakers if model.description else ()
+        own = [{"id": name, "name": name, "model": model.name, "kind": "speaker"} for name in speakers]
+        also = [
+            {"id": alias, "name": speaker, "model": model.name, "kind": "alias"}
+            for alias, speaker in aliases.voices(speakers).items()
+        ]
+        return own + also
 
     return routes
 

@@ -27,12 +27,19 @@ class SpeechBody(BaseModel):
     seed: int | None = Field(None, ge=0, lt=1 << 63)
 
 
+#: Fields of other servers that unmodified clients send and that change nothing here.
+TOLERATED = ("stream", "user")
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-def parse(body: bytes) -> SpeechBody:
-    """Read a request body. Raises InvalidRequest naming the field, its value and what is allowed."""
+def parse(body: bytes) -> tuple[SpeechBody, list[str]]:
+    """Read a request body; which of the :data:`TOLERATED` fields it has comes with it.
+
+    Raises InvalidRequest naming the field, its value and what is allowed.
+    """
     try:
         content: Any = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -43,6 +50,9 @@ def parse(body: bytes) -> SpeechBody:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidRequest("the body is not a JSON object")
+    ignored = [name for name in TOLERATED if name in content]
+    for name in ignored:
+        del content[name]
     # Before pydantic: it cannot name a field whose name is half of a surrogate pair.
     if unknown := [shown(name) for name in content if name not in SpeechBody.model_fields]:
         fields = ", ".join(SpeechBody.model_fields)
@@ -50,7 +60,7 @@ def parse(body: bytes) -> SpeechBody:
             f"{unknown[0]} is no field of this endpoint; there are {fields}", param=unknown[0][1:-1]
         )
     try:
-        return SpeechBody.model_validate(content)
+        return SpeechBody.model_validate(content), ignored
     except ValidationError as error:
         raise _explained(error) from error
 

@@ -18,6 +18,7 @@ from ..speech.formats import Output
 from ..speech.request import FRAMES_A_SECOND, SpeechRequest
 from ..synthesis import Speech
 from . import schemas, voice_field
+from .aliases import Aliases
 from .metrics import Metrics
 from .streams import BrokenOff, Connection, client_is_gone, connection, takes_chunks, takes_trailers
 
@@ -27,12 +28,13 @@ logger = logging.getLogger(__name__)
 def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blueprint:
     """The endpoint over the models of one process."""
     routes = Blueprint("speech", __name__)
+    aliases = Aliases(settings)
 
     @routes.post("/v1/audio/speech")
     def speak() -> Response:
         if request.mimetype != "application/json":
             abort(415, f"`Content-Type` is {shown(request.mimetype)}: send `application/json`")
-        body = schemas.parse(request.get_data())
+        body, ignored = schemas.parse(request.get_data())
         output = Output(
             body.response_format,
             speed=body.speed,
@@ -40,11 +42,11 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
             # HTTP/1.0 knows no chunks: there the end of an answer without a length looks like a cut.
             whole=not takes_chunks(),
         )
-        model = lifecycle.model(body.model)
+        model = lifecycle.model(aliases.model(body.model, lifecycle.models))
         voice = voice_field.read(body.voice, max_bytes=settings.max_body_bytes)
         wanted = SpeechRequest(
             text=text.clean(body.input, max_chars=settings.max_input_chars),
-            voice=voice.name,
+            voice=aliases.voice(voice.name, model.description.speakers if model.description else ()),
             clone=voice.recording,
             language=body.language,
             instructions=_instructions(body.instructions, settings.max_input_chars),
@@ -71,6 +73,8 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
             raise
         response.mimetype = output.content_type
         response.headers["X-Seed"] = str(wanted.seed)
+        if ignored:
+            response.headers["Warning"] = f'299 - "ignored: {", ".join(ignored)}"'
         # nginx and its kin would keep the sound until there is more of it.
         response.headers["X-Accel-Buffering"] = "no"
         return response
