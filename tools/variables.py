@@ -65,7 +65,11 @@ def settings() -> str:
     """The Markdown table of the service's settings."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for name, option in Settings.model_fields.items():
-        default = "**required**" if option.is_required() else cell(option.default, absent="none")
+        default = (
+            "**required**"
+            if option.is_required()
+            else cell(option.default, absent="none" if option.default is None else "see `config.py`")
+        )
         rows.append(f"| `{name}` | {default} | {sentence(option.description)} |")
     return "\n".join(rows)
 
