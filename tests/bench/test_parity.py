@@ -79,7 +79,7 @@ def test_every_part_of_the_script_names_what_there_is() -> None:
 def test_what_does_not_fit_into_the_budget_is_not_started(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["gpu_check.py", "--part", "memory", "--budget", "100", "--out", str(tmp_path)]
+    arguments = ["gpu_check.py", "--part", "memory", "--budget", "50", "--out", str(tmp_path)]
     arguments += ["--work", str(tmp_path), "--checkpoint", str(tiny_checkpoint)]
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
