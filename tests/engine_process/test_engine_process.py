@@ -19,7 +19,7 @@ import pytest
 from qwen3_tts_service.config import Settings
 from qwen3_tts_service.engine_process import parent
 from qwen3_tts_service.engine_process.parent import EngineProcess, RemoteEngine, RemoteUtterance
-from qwen3_tts_service.errors import Cancelled, DeviceFault, QueueFull, TTSError, UnknownVoice
+from qwen3_tts_service.errors import Cancelled, DeviceFault, Draining, QueueFull, TTSError, UnknownVoice
 from qwen3_tts_service.speech.request import SpeechRequest
 from server_process import wait_for
 from stand_in_engine import TONE
@@ -144,7 +144,7 @@ def test_it_leaves_by_itself_when_its_parent_is_gone(mortal: Running) -> None:
     mortal.process.stop()
     assert mortal.child.wait(WAIT_S) == 0
     assert mortal.faults == []
-    with pytest.raises(DeviceFault):
+    with pytest.raises(Draining):
         mortal.open("Hello.")
 
 

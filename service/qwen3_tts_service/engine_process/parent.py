@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings
-from ..errors import Cancelled, DeadlineExceeded, DeviceFault, TTSError
+from ..errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, TTSError
 from ..served_model import Loaded
 from ..speech.listening import Listener, Reader
 from ..speech.request import SpeechRequest
@@ -88,7 +88,7 @@ class EngineProcess:
         return Loaded(RemoteEngine(self, built), built.self_check, built.codec_way, built.codec_reason)
 
     def stop(self) -> None:
-        """End the process, whatever it does. Whoever still waits for it gets a DeviceFault."""
+        """End the process, whatever it does. Whoever still waits for it gets Draining."""
         self._stopped.set()
         with self._lock:
             process, connection = self._process, self._connection
@@ -106,7 +106,10 @@ class EngineProcess:
             process.wait(_LEAVE_S)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Let the child do something and wait for it. Raises what it raises, and DeviceFault when it is gone."""
+        """Let the child do something and wait for it.
+
+        Raises what it raises, DeviceFault when it is gone, and Draining after :meth:`stop`.
+        """
         return self._ask(name, arguments).result()
 
     def start(self, model: int, request: SpeechRequest, listener: Listener, deadline: float) -> Remote:
@@ -117,7 +120,7 @@ class EngineProcess:
                 if not self._lane_freed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
                     raise DeadlineExceeded("no place for its sound came free in time", retry_after_s=1.0)
             if self._error is not None:
-                raise DeviceFault(self._error)
+                raise self._failure()
             lane = self._free.pop()
             self._memory.taken[lane] = 0
             self._utterances[number] = _Heard(listener, lane)
@@ -155,7 +158,7 @@ class EngineProcess:
         number, future = next(self._numbers), Future[Any]()
         with self._lock:
             if self._error is not None:
-                raise DeviceFault(self._error)
+                raise self._failure()
             self._calls[number] = future
         self._send(Call(number, name, arguments))
         return future
@@ -215,7 +218,7 @@ class EngineProcess:
         while not self._stopped.wait(_PING_S):
             try:
                 answer = self._ask("ping", ())
-            except DeviceFault:
+            except TTSError:
                 return
             while True:
                 try:
@@ -258,11 +261,18 @@ class EngineProcess:
             utterances, self._utterances = self._utterances, {}
             self._lane_freed.notify_all()
         for heard in utterances.values():
-            heard.listener.end(None, DeviceFault(error))
+            heard.listener.end(None, self._failure())
         for future in calls.values():
-            future.set_exception(DeviceFault(error))
+            future.set_exception(self._failure())
         if not self._stopped.is_set():
             self._on_fault(DeviceFault(error))
+
+    def _failure(self) -> TTSError:
+        """What is raised to whoever asks a process that is gone."""
+        if self._stopped.is_set():
+            return Draining("the service is going down", retry_after_s=5.0)
+        assert self._error is not None
+        return DeviceFault(self._error)
 
 
 @dataclass
@@ -334,7 +344,7 @@ class RemoteEngine:
         """Counts and times; None where the engine is no frame loop, and when the process is gone."""
         try:
             counts: Counts | None = self._process.call("stats", self._built.model)
-        except DeviceFault:
+        except TTSError:
             return None
         return counts
 
