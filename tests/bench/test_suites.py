@@ -82,10 +82,10 @@ def test_the_codecs_ways_give_the_same_sound_and_the_command_writes_it_all(
 ) -> None:
     out = tmp_path / "codec.json"
     arguments = ["bench", str(plan.checkpoint), "--suite", "codec", "--device", "cpu", "--cpu-threads", "1"]
-    arguments += ["--frames", "2", "--repeats", "1", "--batch", "1", "--batch", "3", "--json", str(out)]
+    arguments += ["--frames", "4", "--repeats", "1", "--batch", "1", "--batch", "3", "--json", str(out)]
     result = CliRunner().invoke(group, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert "Decode 2 frames (0.16 s of sound), one stream" in result.stdout
+    assert "Decode 4 frames (0.32 s of sound), one stream" in result.stdout
     assert "\x1b" not in result.stdout
     content = json.loads(out.read_text())
     decode, batches = content["tables"]
