@@ -20,14 +20,18 @@ DEFAULT = ROOT / "molecule" / "stand-in-lock"
 WANTED = {
     *(
         "annotated-types",
+        "av",
         "blinker",
         "cffi",
         "click",
+        "deprecated",
         "flask",
         "itsdangerous",
         "jinja2",
+        "limits",
         "markupsafe",
         "numpy",
+        "packaging",
     ),
     *(
         "prometheus-client",
@@ -37,13 +41,13 @@ WANTED = {
         "pydantic-settings",
         "python-dotenv",
         "safetensors",
+        "sentencex",
         "soundfile",
+        "soxr",
     ),
-    *("typing-extensions", "typing-inspection", "waitress", "werkzeug"),
+    *("typing-extensions", "typing-inspection", "waitress", "werkzeug", "wrapt"),
 }
-LEFT_OUT = (
-    "accelerate|av|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|soxr|torch|torchaudio|transformers"
-)
+LEFT_OUT = "accelerate|einops|huggingface-hub|librosa|onnxruntime|qwen-tts|torch|torchaudio|transformers"
 DESCRIPTION = {
     "groups": {"stand-in": {"index": "default"}},
     "runtimes": {
@@ -53,7 +57,7 @@ DESCRIPTION = {
             "device_class": "cpu",
             "gfx_override": {},
             "optional_patches": ["torchaudio-soundfile", "transformers-vision"],
-            "smoke_imports": ["click", "flask", "numpy", "pydantic_settings", "soundfile", "waitress"],
+            "smoke_imports": ["av", "click", "flask", "numpy", "pydantic_settings", "soundfile", "waitress"],
             "pip_check_allowed": [rf"qwen3-tts-service \S+ requires ({LEFT_OUT}), which is not installed\."],
         }
     },
