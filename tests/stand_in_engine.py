@@ -18,7 +18,7 @@ from qwen3_tts_service.config import Settings
 from qwen3_tts_service.errors import Cancelled, DeadlineExceeded, UnknownLanguage, UnknownVoice
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
 from qwen3_tts_service.served_model import Loaded
-from qwen3_tts_service.speech.request import SpeechRequest
+from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, SpeechRequest
 from server_process import Answer, ask, wait_for
 
 RATE = 24_000
@@ -35,12 +35,17 @@ class StandInUtterance:
         self._deadline, self._cancelled = deadline, cancelled
         self._given_up = threading.Event()
         self.finish: str | None = None
+        self.text_tokens = len(request.text.split())
         self.pieces = 0
         self.left: float | None = None
         self._waveform = self._speak()
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         return self._waveform
+
+    @property
+    def made_frames(self) -> int:
+        return self.pieces * len(self._engine.waveform) // SAMPLES_A_FRAME
 
     def cancel(self) -> None:
         self._given_up.set()

@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str] | None] = {
     "engine": {"speech", "checkpoints", "cores", "errors"},
     "codec": {"checkpoints", "cores", "errors"},
     "pipeline": {"speech", "engine", "codec", "checkpoints", "errors"},
-    "synthesis": {"pipeline", "speech", "engine", "codec", "audio", "errors"},
-    "served_model": {"synthesis", "speech", "errors"},
+    "narration": {"speech", "errors"},
+    "synthesis": {"narration", "speech", "audio", "errors"},
+    "served_model": {"narration", "synthesis", "speech", "errors"},
     "lifecycle": {"served_model", "synthesis", "speech", "errors"},
     "engine_process": {
         "served_model",
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str] | None] = {
 #: Outside package -> the parts that may know it.
 CONFINED = {
     "av": {"audio"},
+    "sentencex": {"speech"},
     "torch": {"engine", "codec", "checkpoints", "bench"},
     "transformers": {"engine", "codec", "checkpoints"},
     "qwen_tts": {"engine", "codec", "checkpoints"},

@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="Largest request body, in bytes.")
     max_audio_seconds: float = Field(
-        160.0, gt=0, le=3600, description="Longest speech of one request, in seconds at speed 1."
+        600.0, gt=0, le=36_000, description="Longest speech of one request, in seconds at speed 1."
     )
     mark_ai_generated: bool = Field(
         True,

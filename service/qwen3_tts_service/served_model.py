@@ -13,9 +13,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from .errors import DeviceFault, Draining, EngineError, NotReady, QueueFull, TTSError
+from .narration import Engine
 from .speech.formats import Output
 from .speech.request import CloneReference, SpeechRequest
-from .synthesis import Engine, Load, Speech, Synthesis
+from .synthesis import Load, Speech, Synthesis
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from .audio import encoders, pcm
 from .audio.tempo import Tempo
 from .errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, QueueFull
+from .narration import Engine, Narration
 from .speech.formats import Output
 from .speech.request import SpeechRequest
 
@@ -31,38 +32,6 @@ _NEWEST = 0.3
 
 #: How a request ended: by the model itself, at its longest length, given up by its client, out of time, failed.
 Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
-
-
-class Utterance(Protocol):
-    """One request inside the engine: pieces of waveform [samples] in [-1, 1], as they are made."""
-
-    @property
-    def finish(self) -> str | None:
-        """``stop`` or ``length`` once the pieces are exhausted."""
-
-    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Blocks for each piece. Raises Cancelled, DeadlineExceeded and EngineError."""
-
-    def cancel(self) -> None:
-        """Give up; never blocks, from any thread. The iteration ends, with Cancelled or at once."""
-
-
-class Engine(Protocol):
-    """What turns a request into sound."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second of the waveform."""
-
-    @property
-    def slots(self) -> int:
-        """How many requests are spoken at a time."""
-
-    def check(self, request: SpeechRequest) -> None:
-        """Raise the InvalidRequest that ``open`` would raise, without computing anything."""
-
-    def open(self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool]) -> Utterance:
-        """Begin to speak. ``deadline`` is a time of :func:`time.monotonic`; ``cancelled`` is asked often."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +64,7 @@ class Speech:
         self._arrived = arrived
         self._deadline = deadline
         self._started = time.monotonic()
-        self._samples = 0
+        self._samples = self._spoken = 0
         #: How it ended; None while it has not.
         self.finish: Finish | None = None
         #: Seconds in the queue, from the request's arrival to its first sound, and of waiting for the engine.
@@ -108,13 +77,28 @@ class Speech:
             self._encoder = encoders.encoder(
                 output.audio_format, rate, whole=output.whole, marked=output.marked
             )
-            self._utterance = synthesis.engine.open(request, deadline=deadline, cancelled=gone)
-            self._waveform = _at_most(rate, self._utterance)
+            self._narration = Narration(synthesis.engine, request, deadline=deadline, cancelled=gone)
+            self._waveform = _at_most(rate, self._narration.waveform)
 
     @property
     def audio_s(self) -> float:
         """Seconds of sound so far, at the wanted speed."""
         return self._samples / self._synthesis.engine.sample_rate
+
+    @property
+    def spoken_s(self) -> float:
+        """Seconds of sound so far, at the voice's own speed."""
+        return self._spoken / self._synthesis.engine.sample_rate
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of the text that was begun so far."""
+        return self._narration.text_tokens
+
+    @property
+    def part(self) -> int:
+        """Which part of the text is heard, from 0."""
+        return self._narration.part
 
     def __iter__(self) -> Speech:
         return self
@@ -126,7 +110,7 @@ class Speech:
                 waveform = next(self._waveform, None)
                 content = self._rest() if waveform is None else self._encoded(pcm.samples(waveform))
             if waveform is None:
-                self._end("length" if self._utterance.finish == "length" else "stop")
+                self._end("length" if self._narration.finish == "length" else "stop")
         if not content:
             raise StopIteration
         if self.first_audio_s is None and self._samples:
@@ -135,16 +119,17 @@ class Speech:
 
     def cancel(self) -> None:
         """Nobody reads it any more. Never blocks; may be called from any thread, at any time."""
-        self._utterance.cancel()
+        self._narration.cancel()
 
     def close(self) -> None:
         """Free the slot; what is not spoken yet is given up."""
         if self.finish is None:
-            self._utterance.cancel()
+            self._narration.cancel()
             self._end("cancelled")
 
     def _encoded(self, samples: pcm.Samples) -> bytes:
         """What can leave after the next samples."""
+        self._spoken += len(samples)
         return self._taken(samples if self._tempo is None else self._tempo.feed(samples))
 
     def _rest(self) -> bytes:

@@ -30,6 +30,21 @@ def body(message: str, *, kind: str, param: str | None = None, code: str | None 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def described(error: errors.TTSError) -> dict[str, object]:
+    """The error object of one of our errors."""
+    _, kind = _meaning(error)
+    return body(error.message, kind=kind, param=error.param, code=error.code)
+
+
+def status_of(error: errors.TTSError) -> int:
+    """The HTTP status of one of our errors."""
+    return _meaning(error)[0]
+
+
+def _meaning(error: errors.TTSError) -> tuple[int, str]:
+    return next((status, kind) for family, status, kind in _STATUS if isinstance(error, family))
+
+
 def register(app: Flask) -> None:
     """Answer every error of ``app`` in that shape; a client never sees a traceback."""
     app.register_error_handler(errors.TTSError, _ours)
@@ -38,7 +53,7 @@ def register(app: Flask) -> None:
 
 
 def _ours(error: errors.TTSError) -> Response:
-    status, kind = next((status, kind) for family, status, kind in _STATUS if isinstance(error, family))
+    status = status_of(error)
     if status == 500:
         logger.error("%s failed: %s", g.get("request_id", "-"), error.message)
     else:
@@ -51,7 +66,7 @@ def _ours(error: errors.TTSError) -> Response:
             error.code,
             error.param,
         )
-    response = jsonify(body(error.message, kind=kind, param=error.param, code=error.code))
+    response = jsonify(described(error))
     response.status_code = status
     if isinstance(error, errors.Unavailable):
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))

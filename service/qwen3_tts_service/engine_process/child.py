@@ -154,8 +154,8 @@ class EngineHost:
         """Raise the InvalidRequest that :meth:`start` would raise."""
         self._engines[model].check(request)
 
-    def start(self, model: int, request: SpeechRequest, deadline: float, number: int, lane: int) -> None:
-        """Begin to speak utterance ``number`` into ``lane``."""
+    def start(self, model: int, request: SpeechRequest, deadline: float, number: int, lane: int) -> int:
+        """Begin to speak utterance ``number`` into ``lane``; how many tokens its text has."""
         listener = Lane(number, lane, self._memory, self._outbox, self._forget)
         with self._lock:
             self._speakers[number] = None
@@ -168,6 +168,7 @@ class EngineHost:
             # It may have ended meanwhile.
             if number in self._speakers:
                 self._speakers[number] = speaker
+        return speaker.text_tokens
 
     def stats(self, model: int) -> Counts | None:
         """As :meth:`..served_model.LoadedEngine.stats`."""

@@ -125,11 +125,11 @@ class EngineProcess:
             self._memory.taken[lane] = 0
             self._utterances[number] = _Heard(listener, lane)
         try:
-            self.call("start", model, request, deadline, number, lane)
+            text_tokens: int = self.call("start", model, request, deadline, number, lane)
         except BaseException:
             self._forget(number)
             raise
-        return Remote(self, number)
+        return Remote(self, number, text_tokens)
 
     def cancel(self, utterance: int) -> None:
         """Nobody listens to it any more. Never raises: a child that is gone has cancelled everything."""
@@ -290,6 +290,7 @@ class Remote:
 
     process: EngineProcess
     number: int
+    text_tokens: int
 
     def cancel(self) -> None:
         """As :class:`..speech.listening.Speaker`."""

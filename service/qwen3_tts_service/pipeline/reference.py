@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..engine.reference import ReferenceEngine
+from ..engine.requests import default_sampling
 from ..errors import Cancelled, EngineError, TTSError
 from ..speech.listening import AHEAD_FRAMES, Listener, Reader, Waveform, out_of_time
 from ..speech.request import SAMPLES_A_FRAME, SpeechRequest
@@ -24,8 +27,15 @@ class WholeSpeaking:
     """A request that a thread of its own computes, and then tells to its listener."""
 
     def __init__(
-        self, engine: ReferenceEngine, request: SpeechRequest, listener: Listener, *, deadline: float
+        self,
+        engine: ReferenceEngine,
+        request: SpeechRequest,
+        listener: Listener,
+        *,
+        deadline: float,
+        text_tokens: int,
     ) -> None:
+        self.text_tokens = text_tokens
         self._engine = engine
         self._request = request
         self._listener = listener
@@ -85,11 +95,17 @@ class ReferencePipeline:
         self.sample_rate = engine.sample_rate
         self.check = engine.check
         self.encode_reference = engine.encode_reference
+        # To count with. A tokenizer must not be used by two at a time, and the engine uses its own.
+        self._tokenizer: Any = copy.deepcopy(engine.model.upstream.processor.tokenizer)
+        self._tokenizing = threading.Lock()
 
     def start(self, request: SpeechRequest, listener: Listener, *, deadline: float) -> WholeSpeaking:
         """As :meth:`.streaming.StreamingEngine.start`."""
         self.check(request)
-        return WholeSpeaking(self.engine, request, listener, deadline=deadline)
+        request = request.drawn(default_sampling(self.model.checkpoint))
+        with self._tokenizing:
+            tokens = len(self._tokenizer(request.text)["input_ids"])
+        return WholeSpeaking(self.engine, request, listener, deadline=deadline, text_tokens=tokens)
 
     def open(
         self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool] = lambda: False

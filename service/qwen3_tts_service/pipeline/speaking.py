@@ -61,7 +61,7 @@ class Speaking:
     """A request between engine and codec on one side and its listener on the other. Nothing here blocks.
 
     ``context`` are frames that the speech continues. ``frames`` counts what the engine has made, ``ahead`` is
-    how many it may be ahead of the listener.
+    how many it may be ahead of the listener, ``text_tokens`` the text's length.
     """
 
     def __init__(
@@ -71,8 +71,10 @@ class Speaking:
         *,
         context: npt.NDArray[np.int64] | None,
         ahead: int,
+        text_tokens: int,
     ) -> None:
         self.frames = 0
+        self.text_tokens = text_tokens
         self.timeline = Timeline()
         self._listener = listener
         self._ahead = ahead

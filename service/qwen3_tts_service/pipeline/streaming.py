@@ -89,8 +89,15 @@ class StreamingEngine:
         ``deadline`` is a time of ``time.monotonic``. ``request.max_frames`` is the cap, the text's length may
         set a lower one. Raises one of the InvalidRequest family, QueueFull, Draining and DeviceFault.
         """
+        request = request.drawn(self._prompts.sampling(request))
         prompt = self._prompts.build(request)
-        speaking = Speaking(self._codec, listener, context=prompt.context, ahead=self._ahead_frames)
+        speaking = Speaking(
+            self._codec,
+            listener,
+            context=prompt.context,
+            ahead=self._ahead_frames,
+            text_tokens=prompt.text_tokens,
+        )
         frames = FrameRequest(
             prompt=prompt,
             sampling=self._prompts.sampling(request),

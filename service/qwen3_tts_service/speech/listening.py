@@ -50,6 +50,10 @@ class Listener(Protocol):
 class Speaker(Protocol):
     """A request under way, for who listens."""
 
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of its text."""
+
     def cancel(self) -> None:
         """Give up: nobody listens any more. Never blocks, from any thread, at any time."""
 
@@ -79,8 +83,18 @@ class Reader:
 
     @property
     def finish(self) -> Finish | None:
-        """How it ended; None before its end, and after an error of engine or codec."""
+        """How it ended, though chunks may wait to be taken; None before, and after an error of engine or codec."""
         return self._finish
+
+    @property
+    def made_frames(self) -> int:
+        """Frames that were heard, be they taken or not."""
+        return self._heard
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of the text."""
+        return self._speaker.text_tokens
 
     @property
     def taken(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,11 @@ SAMPLES_A_FRAME = 1920
 #: How the text reaches the talker: all of it before the first frame, or one token with every frame.
 TextFeeding = Literal["whole", "streaming"]
 
+#: Seeds are below this.
+_SEEDS = 1 << 63
+
 _TEMPERATURE_LIMIT = 10.0
+_MOST_CANDIDATES = 1_000_000
 _PENALTY_LIMITS = (0.1, 10.0)
 
 
@@ -63,7 +67,11 @@ class Sampling:
                 f"above 0 and at most {_TEMPERATURE_LIMIT:g}; for the likeliest code each time, ask for greedy",
             )
         for name in ("top_k", "subtalker_top_k"):
-            self._must(name, getattr(self, name) >= 0, "at least 0, which keeps all candidates")
+            self._must(
+                name,
+                0 <= getattr(self, name) <= _MOST_CANDIDATES,
+                f"from 0, which keeps all candidates, to {_MOST_CANDIDATES}",
+            )
         for name in ("top_p", "subtalker_top_p"):
             self._must(name, 0.0 < getattr(self, name) <= 1.0, "above 0 and at most 1")
         low, high = _PENALTY_LIMITS
@@ -115,8 +123,12 @@ class SpeechRequest:
     to the checkpoint (``language``) or says that it has no fixed speakers (``voice``). ``clone`` is the voice
     for a base checkpoint: a recording, or what was made of it before. The same ``seed`` gives the same speech
     on the same machine; None draws a fresh one (greedy decoding makes real checkpoints loop). ``max_frames``
-    caps the length in frames of 80 ms. ``sampling`` None is the checkpoint's own, ``text_feeding`` None is
-    upstream's choice: ``whole``, but ``streaming`` for a cloned voice.
+    caps the length in frames of 80 ms. ``sampling`` None is the checkpoint's own, ``drawing`` is what it shall
+    be besides, value by value. ``text_feeding`` None is upstream's choice: ``whole``, but ``streaming`` for a
+    cloned voice.
+
+    ``more_parts`` is the rest of a text that is spoken in parts, with ``pause_s`` seconds of silence before each.
+    An engine speaks ``text`` alone: it is given one :meth:`part` after the other.
     """
 
     text: str
@@ -128,6 +140,34 @@ class SpeechRequest:
     sampling: Sampling | None = None
     clone: CloneReference | VoicePrompt | None = None
     text_feeding: TextFeeding | None = None
+    drawing: tuple[tuple[str, Any], ...] = ()
+    more_parts: tuple[str, ...] = ()
+    pause_s: float = 0.0
+
+    @property
+    def characters(self) -> int:
+        """Length of the whole text."""
+        return len(self.text) + sum(map(len, self.more_parts))
+
+    def part(self, number: int, max_frames: int) -> SpeechRequest:
+        """What an engine is asked for part ``number`` (from 0), which may have so many frames.
+
+        Each part has a seed of its own, since the same noise twice is the same tune twice; the first has the
+        request's, so that a text of one part is spoken as it always was.
+        """
+        return replace(
+            self,
+            text=(self.text, *self.more_parts)[number],
+            more_parts=(),
+            seed=None if self.seed is None else (self.seed + number) % _SEEDS,
+            max_frames=max_frames,
+        )
+
+    def drawn(self, own: Sampling) -> SpeechRequest:
+        """The request with its sampling settled: ``own``, the checkpoint's, with what ``drawing`` changes."""
+        if not self.drawing:
+            return self
+        return replace(self, sampling=replace(self.sampling or own, **dict(self.drawing)), drawing=())
 
     @property
     def feeding(self) -> TextFeeding:

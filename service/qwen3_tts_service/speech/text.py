@@ -31,9 +31,14 @@ def clean(text: str, *, max_chars: int, param: str = "input") -> str:
         raise InvalidValue(
             f"`{param}` holds {shown(found[0])}, a control word of the model: leave it out", param=param
         )
-    spoken = "".join(
+    ready = spoken(text)
+    if all(unicodedata.category(character) in _SILENT for character in ready):
+        raise InvalidValue(f"`{param}` is empty: there is nothing to speak", param=param)
+    return ready
+
+
+def spoken(text: str) -> str:
+    """``text`` with spaces for control characters, without spaces at its ends."""
+    return "".join(
         " " if unicodedata.category(character) == "Cc" else character for character in text
     ).strip()
-    if all(unicodedata.category(character) in _SILENT for character in spoken):
-        raise InvalidValue(f"`{param}` is empty: there is nothing to speak", param=param)
-    return spoken

@@ -1,0 +1,91 @@
+"""From the body of a request to what the engine is asked, and how the answer leaves."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..config import Settings
+from ..errors import InvalidRequest, InvalidValue
+from ..lifecycle import Lifecycle
+from ..speech import parts, text
+from ..speech.formats import Output
+from ..speech.request import FRAMES_A_SECOND, Sampling, SpeechRequest
+from . import voice_field
+from .aliases import Aliases
+from .schemas import SpeechBody
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request for speech: what is spoken by which model, and how it leaves."""
+
+    request: SpeechRequest
+    output: Output
+    model: str
+
+
+class Asking:
+    """Reads bodies with one server's models, limits and aliases."""
+
+    def __init__(self, lifecycle: Lifecycle, settings: Settings) -> None:
+        self._lifecycle = lifecycle
+        self._settings = settings
+        self._aliases = Aliases(settings)
+
+    def read(self, body: SpeechBody, *, whole: bool) -> Asked:
+        """What ``body`` asks for; ``whole`` sends nothing before all of it is made.
+
+        Raises one of the InvalidRequest family.
+        """
+        settings = self._settings
+        output = Output(
+            body.response_format, speed=body.speed, marked=settings.mark_ai_generated, whole=whole
+        )
+        model = self._lifecycle.model(self._aliases.model(body.model, self._lifecycle.models))
+        voice = voice_field.read(body.voice, max_bytes=settings.max_body_bytes)
+        spoken = text.clean(body.input, max_chars=settings.max_input_chars)
+        first, *more = (
+            (spoken,) if body.split == "none" else parts.parts(body.input, body.split, body.language)
+        )
+        Sampling(**dict(body.drawing))  # says what is out of range
+        request = SpeechRequest(
+            text=first,
+            more_parts=tuple(more),
+            pause_s=body.pause,
+            voice=self._aliases.voice(voice.name, model.description.speakers if model.description else ()),
+            clone=voice.recording,
+            language=body.language,
+            instructions=self._instructions(body.instructions),
+            seed=secrets.randbits(31) if body.seed is None else body.seed,
+            max_frames=self._frames(body.max_seconds),
+            drawing=body.drawing,
+        )
+        return Asked(request, output, model.name)
+
+    def _frames(self, max_seconds: float | None) -> int:
+        limit = self._settings.max_audio_seconds
+        if max_seconds is not None and max_seconds > limit:
+            raise InvalidValue(
+                f"`max_seconds` is {max_seconds:g}: this server speaks for at most {limit:g} s at a time",
+                param="max_seconds",
+            )
+        return int((max_seconds or limit) * FRAMES_A_SECOND) or 1
+
+    def _instructions(self, given: str | None) -> str | None:
+        """Empty instructions are none: clients send the field whether it is filled in or not."""
+        if given is None or not given.strip():
+            return None
+        return text.clean(given, max_chars=self._settings.max_input_chars, param="instructions")
+
+
+@contextmanager
+def named_as_sent() -> Iterator[None]:
+    """What the engine calls ``clone`` is part of the field ``voice`` in a body."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = "voice" if error.param == "clone" else error.param
+        raise
