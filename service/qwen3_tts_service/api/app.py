@@ -8,11 +8,11 @@ from flask import Flask, Response, g, request
 
 from ..config import Settings
 from ..lifecycle import Lifecycle
-from . import catalogue, error_responses, health, metrics, speech
+from . import catalogue, error_responses, health, metrics, openapi, speech
 from .auth import KeyRing
 
 #: Paths that answer without a key.
-OPEN_PATHS = frozenset({"/health", "/ready"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
 
 
 def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask:
@@ -40,5 +40,6 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask
     app.register_blueprint(health.blueprint(lifecycle))
     app.register_blueprint(catalogue.blueprint(lifecycle, settings))
     app.register_blueprint(metrics.blueprint(counted))
+    app.register_blueprint(openapi.blueprint())
     app.register_blueprint(speech.blueprint(lifecycle, settings, counted))
     return app

@@ -1,0 +1,164 @@
+"""``GET /openapi.json``: the interface for machines, made of the same classes that read the bodies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+from pydantic import BaseModel
+
+from ..speech.formats import CONTENT_TYPES, FASTEST, SLOWEST
+from .schemas import TOLERATED, BatchBody, SpeechBody
+
+_SPEECH_EXAMPLE = {"input": "Good morning.", "voice": "alloy", "response_format": "mp3"}
+_BATCH_EXAMPLE = {
+    "items": [{"input": "Good morning."}, {"input": "Good night."}],
+    "defaults": {"voice": "alloy", "response_format": "opus"},
+}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+#: What a request that is fine in itself can be answered with, besides its result.
+_BUSY = {429: "No room in the queue, see Retry-After", 503: "Not ready, see Retry-After"}
+_FAILED = {500: "The engine failed", 504: "Not finished within its time"}
+
+
+def blueprint() -> Blueprint:
+    """The document's endpoint."""
+    routes = Blueprint("openapi", __name__)
+    told = document()
+
+    @routes.get("/openapi.json")
+    def openapi() -> Response:
+        return jsonify(told)
+
+    return routes
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Qwen3-TTS speech server", "version": "1"},
+        "paths": _paths(),
+        "components": {
+            "schemas": {"Speech": _speech(), "Batch": _body(BatchBody, _BATCH_EXAMPLE), "Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        # Both: a server without keys asks for none.
+        "security": [{"key": []}, {}],
+    }
+
+
+def _paths() -> dict[str, Any]:
+    formats = {kind: {"schema": {}} for kind in (*CONTENT_TYPES.values(), "text/event-stream")}
+    request_id = {"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "/v1/audio/speech": {
+            "post": _operation(
+                "Speak a text; the sound is sent while it is made",
+                takes="Speech",
+                gives=formats,
+                errors=_BUSY | _FAILED | {404: "No such model"},
+            )
+        },
+        "/v1/audio/speech/batch": {
+            "post": _operation(
+                "Speak many texts; each has a result of its own",
+                takes="Batch",
+                gives=_json({"type": "object"}),
+            )
+        },
+        "/v1/audio/speech/{request_id}": {
+            "get": _operation(
+                "How a request for speech goes, or went",
+                parameters=[request_id],
+                gives=_json({"type": "object"}),
+                errors={404: "Not of the last minutes, or another key's"},
+            )
+        },
+        "/v1/audio/voices": {
+            "get": _operation("Who can speak", gives=_json(_list_of("voices")), errors={503: _BUSY[503]})
+        },
+        "/v1/models": {
+            "get": _operation("The served models", gives=_json(_list_of("data")), errors={503: _BUSY[503]})
+        },
+        "/health": {"get": _operation("The process lives", gives=_json({"type": "object"}))},
+        "/ready": {
+            "get": _operation("It can speak, or why not", gives=_json({"type": "object"}), not_ready=True)
+        },
+        "/metrics": {
+            "get": _operation("For Prometheus", gives={"text/plain": {"schema": {"type": "string"}}})
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    *,
+    gives: dict[str, Any],
+    takes: str = "",
+    parameters: list[dict[str, Any]] | None = None,
+    errors: dict[int, str] | None = None,
+    not_ready: bool = False,
+) -> dict[str, Any]:
+    told = {401: "A key is needed", **(errors or {})}
+    if takes:
+        told |= {
+            400: "A field is wrong: `param` names it",
+            413: "The body is too large",
+            415: "It is not JSON",
+        }
+    answers = {
+        str(status): {"description": meaning, "content": _json({"$ref": "#/components/schemas/Error"})}
+        for status, meaning in sorted(told.items())
+    }
+    if not_ready:
+        answers["503"] = {"description": "Not ready", "content": gives}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "responses": {"200": {"description": "As asked", "content": gives}, **answers},
+    }
+    if takes:
+        content = _json({"$ref": f"#/components/schemas/{takes}"})
+        operation["requestBody"] = {"required": True, "content": content}
+    if parameters:
+        operation["parameters"] = parameters
+    return operation
+
+
+def _speech() -> dict[str, Any]:
+    schema = _body(SpeechBody, _SPEECH_EXAMPLE)
+    schema["properties"]["response_format"]["enum"] = list(CONTENT_TYPES)
+    schema["properties"]["speed"] |= {"minimum": SLOWEST, "maximum": FASTEST}
+    schema["properties"] |= {name: {"description": "Changes nothing."} for name in TOLERATED}
+    return schema
+
+
+def _body(kind: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    return kind.model_json_schema() | {"examples": [example]}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _list_of(name: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [name],
+        "properties": {name: {"type": "array", "items": {"type": "object"}}},
+    }
