@@ -22,6 +22,7 @@ from qwen3_tts_service.errors import (
     InputTooLong,
     UnknownVoice,
 )
+from qwen3_tts_service.narration import Narration
 from qwen3_tts_service.pipeline import SharedCodec, StreamingEngine, Utterance, streaming_engine
 from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, CloneReference, Sampling, SpeechRequest
 
@@ -87,6 +88,28 @@ def close_to(sound: Waveform, expected: Waveform) -> None:
     assert sound.dtype == np.float32
     assert sound.shape == expected.shape
     assert float(np.abs(sound - expected).max()) <= 1e-4 * float(expected.std())
+
+
+def test_a_text_in_parts_sounds_as_its_parts_do(engine: StreamingEngine) -> None:
+    """With the silence between; the sampling is the checkpoint's but for what is changed."""
+    drawing = (("temperature", 0.7), ("top_k", 20))
+    request = SpeechRequest(
+        "word word", "vivian", seed=5, drawing=drawing, more_parts=("one", "word more"), pause_s=0.1
+    )
+    narration = Narration(engine, request, deadline=time.monotonic() + WAIT_S, cancelled=lambda: False)
+    heard = np.concatenate(list(narration.waveform))
+    own = whole(begin(engine, SpeechRequest("one", "vivian", seed=6)))
+    sampling = Sampling(temperature=0.7, top_k=20)
+    utterances = [
+        begin(engine, SpeechRequest(text, "vivian", seed=5 + number, sampling=sampling))
+        for number, text in enumerate(("word word", "one", "word more"))
+    ]
+    alone = list(map(whole, utterances))
+    silence = np.zeros(2400, np.float32)
+    close_to(heard, np.concatenate([alone[0], silence, alone[1], silence, alone[2]]))
+    assert len(own) != len(alone[1]) or np.abs(own - alone[1]).max() > 0.01, "the changes are heard"
+    assert narration.text_tokens == sum(utterance.text_tokens for utterance in utterances)
+    assert narration.finish == "stop"
 
 
 def test_streamed_sound_is_the_references(engine: StreamingEngine, reference: ReferenceEngine) -> None:

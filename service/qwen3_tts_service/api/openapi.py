@@ -64,7 +64,9 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    formats = {kind: {"schema": {}} for kind in (*CONTENT_TYPES.values(), "text/event-stream")}
+    formats: dict[str, Any] = {
+        kind: {"schema": {}} for kind in (*CONTENT_TYPES.values(), "text/event-stream")
+    }
     request_id = {"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/v1/audio/speech": {
