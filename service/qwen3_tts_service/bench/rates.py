@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,8 +17,8 @@ import torch
 _READ_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}
 #: Rows and columns of the square matrices.
 _MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
-#: Beyond so many seconds nothing is repeated: a processor without bf16 products takes a minute for one.
-_LONG_S = 5.0
+#: Where the search for their size begins, and what one product may take at most (seconds).
+_FIRST_SIZE, _LONG_S = 256, 1.0
 _REPEATS = {"cuda": 20, "cpu": 5}
 
 
@@ -82,16 +83,25 @@ def _read_rates(device: torch.device, size: int) -> dict[str, float]:
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    # Random numbers: products of zeros draw less power, and GPUs then clock higher.
-    left = torch.randn(size, size, device=device).to(dtype)
-    right = torch.randn(size, size, device=device).to(dtype)
-    out = torch.empty_like(left)
-    return 2 * size**3 / _best(lambda: torch.mm(left, right, out=out), device)
+    """Of products of ``size``, or of smaller ones where such a product takes seconds.
+
+    A CPU without instructions for bf16 does 0.4 billion of its operations a second: one product of 2048 would
+    take 45 s.
+    """
+    side = min(size, _FIRST_SIZE)
+    while True:
+        # Random numbers: products of zeros draw less power, and GPUs then clock higher.
+        left = torch.randn(side, side, device=device).to(dtype)
+        right = torch.randn(side, side, device=device).to(dtype)
+        out = torch.empty_like(left)
+        fastest = _best(partial(torch.mm, left, right, out=out), device)
+        if side == size or 8 * fastest > _LONG_S:
+            return float(2 * side**3 / fastest)
+        side = min(size, 2 * side)
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of several runs; of fewer where one takes seconds: there noise is small."""
-    began = time.perf_counter()
+    """Seconds of the fastest of several runs."""
     work()
     synchronise(device)
     fastest = float("inf")
@@ -99,8 +109,5 @@ def _best(work: Callable[[], object], device: torch.device) -> float:
         started = time.perf_counter()
         work()
         synchronise(device)
-        ended = time.perf_counter()
-        fastest = min(fastest, ended - started)
-        if ended - began > _LONG_S:
-            break
+        fastest = min(fastest, time.perf_counter() - started)
     return fastest
