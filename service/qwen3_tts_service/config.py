@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,9 @@ from .errors import ConfigurationError
 PREFIX = "QWEN3_TTS_"
 #: Variables under our prefix that are not settings: the file's name, and the build machine's cache.
 NOT_SETTINGS = frozenset({"CONFIG", "CACHE", "DEBIAN_MIRROR", "DEBIAN_SECURITY_MIRROR"})
+
+_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -37,6 +41,22 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None,
         description="Lines `NAME sha256:HEX`; default: the systemd credential `api_keys`, when there is one.",
+    )
+
+    loopback_without_key: bool = Field(
+        False,
+        description="Let requests from this machine in without a key, unless they say that they were forwarded. Not "
+        "behind a proxy on this machine that does not say so: there everybody comes from this machine.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names that requests may have in `Host`, besides addresses, `localhost` and the machine's own; a "
+        "list in the file, separated by spaces in the environment. Empty: whoever shows a key may use any name.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Web pages that may use the API from a browser, each as `https://example.org`; a list as above. "
+        "Those of other origins are refused.",
     )
 
     more_models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -200,6 +220,29 @@ class Settings(BaseSettings):
     @classmethod
     def _names_are_a_list(cls, value: object) -> object:
         return tuple(filter(None, value.split(":"))) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _hosts_are_a_list(cls, value: object) -> object:
+        # Not at colons, which both kinds have.
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not _HOST.fullmatch(entry):
+                raise ValueError(f"{entry!r} is no name: write tts.example.org, without scheme and port")
+        return tuple(entry.lower() for entry in value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            # No `*`: it would open a server without keys to every page that somebody on this machine looks at.
+            if not _ORIGIN.fullmatch(entry):
+                raise ValueError(f"{entry!r} is no origin: write https://example.org, without a path")
+        return tuple(entry.lower() for entry in value)
 
     @field_validator("more_models")
     @classmethod

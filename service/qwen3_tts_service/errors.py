@@ -98,6 +98,18 @@ class Unauthorized(TTSError):
     code = "invalid_api_key"
 
 
+class Forbidden(TTSError):
+    """A browser sent it for a page that has no business here; no key changes that."""
+
+    code = "origin_not_allowed"
+
+
+class Misdirected(TTSError):
+    """It was meant for a server of another name, or its sender does not know whom it talks to."""
+
+    code = "host_not_allowed"
+
+
 class Unavailable(TTSError):
     """The request is fine but cannot be served now. ``retry_after_s`` says when to try again (seconds)."""
 

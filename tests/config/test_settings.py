@@ -71,6 +71,12 @@ def test_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPa
         ("drain_timeout_s", "-1", "0"),
         ("allow_unauthenticated", "perhaps", "boolean"),
         ("log_level", "LOUD", "'debug'"),
+        ("allowed_hosts", "https://tts.example", "without scheme and port"),
+        ("allowed_hosts", "tts.example:8100", "without scheme and port"),
+        ("cors_origins", "app.example", "https://example.org"),
+        ("cors_origins", "https://app.example/", "without a path"),
+        ("cors_origins", "*", "https://example.org"),
+        ("cors_origins", "null", "https://example.org"),
         ("model", "", "directory"),
     ],
 )
@@ -119,6 +125,16 @@ def test_further_models_have_a_name_each(file: Path, monkeypatch: pytest.MonkeyP
         config.load()
     monkeypatch.setenv("QWEN3_TTS_SERVED_MODEL_NAME", "b")
     assert [name for name, _ in config.load().models] == ["b", "a"]
+
+
+def test_hosts_and_origins_are_lists(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("allowed_hosts = ['TTS.example']\ncors_origins = ['https://app.example:8443']\n")
+    assert config.load().allowed_hosts == ("tts.example",)
+    assert config.load().cors_origins == ("https://app.example:8443",)
+    monkeypatch.setenv("QWEN3_TTS_CORS_ORIGINS", "https://a.example  http://[::1]:3000")
+    monkeypatch.setenv("QWEN3_TTS_ALLOWED_HOSTS", "a.example b")
+    assert config.load().cors_origins == ("https://a.example", "http://[::1]:3000")
+    assert config.load().allowed_hosts == ("a.example", "b")
 
 
 def test_compiled_code_is_kept_where_the_unit_may_write(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import secrets
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g
 
 from ..config import Settings
 from ..lifecycle import Lifecycle
 from . import catalogue, error_responses, health, metrics, openapi, speech
 from .auth import KeyRing
-
-#: Paths that answer without a key.
-OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
+from .edge import Edge
 
 
 def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask:
@@ -20,21 +18,22 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask
     # No static folder: the package's directory must not be reachable by a path.
     app = Flask("qwen3_tts_service", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    edge = Edge(settings, keys)
     counted = metrics.Metrics(lifecycle)
 
     @app.before_request
     def identify() -> None:
         g.request_id = secrets.token_hex(8)
         g.key_name = "-"
-        if request.path not in OPEN_PATHS:
-            g.key_name = keys.authenticate(request.headers.get("Authorization"))
+
+    @app.before_request
+    def admit() -> Response | None:
+        return edge.admit()
 
     @app.after_request
     def add_headers(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.get("request_id", "-")
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return edge.finish(response)
 
     error_responses.register(app)
     app.register_blueprint(health.blueprint(lifecycle))

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigurationError, Unauthorized
 
+logger = logging.getLogger(__name__)
+
 _LINE = re.compile(r"(?P<name>\S+)\s+sha256:(?P<digest>[0-9a-f]{64})")
 
 
-@dataclass(frozen=True)
 class KeyRing:
     """The keys' names and SHA-256 digests. The keys themselves are nowhere on the host.
 
     A fast hash is right here: keys are long random words and not passwords.
     """
 
-    digests: tuple[tuple[str, bytes], ...] = ()
+    def __init__(self, digests: tuple[tuple[str, bytes], ...] = (), *, file: Path | None = None) -> None:
+        """``file`` is where :meth:`reload` finds them."""
+        #: Replaced as a whole, so that threads which compare see the old keys or the new ones.
+        self.digests = digests
+        self._file = file
 
     @classmethod
     def read(cls, file: Path | None) -> KeyRing:
@@ -28,28 +33,31 @@ class KeyRing:
 
         Raises ConfigurationError naming the line, never its content.
         """
-        if file is None:
-            return cls()
+        return cls(_read(file) if file else (), file=file)
+
+    def reload(self) -> None:
+        """Read the file again, and say in the journal what came of it. A file that is wrong changes nothing."""
+        if self._file is None:
+            logger.warning(
+                "there is no key file to read again: name one in QWEN3_TTS_API_KEYS_FILE and restart"
+            )
+            return
+        before = dict(self.digests)
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"key file {file} cannot be read: {error}", param="api_keys_file"
-            ) from error
-        digests = []
-        for number, line in enumerate(map(str.strip, lines), start=1):
-            if not line or line.startswith("#"):
-                continue
-            match = _LINE.fullmatch(line)
-            if match is None:
-                raise ConfigurationError(
-                    f"key file {file}, line {number}: expected `NAME sha256:` and 64 hexadecimal digits",
-                    param="api_keys_file",
-                )
-            digests.append((match["name"], bytes.fromhex(match["digest"])))
-        if not digests:
-            raise ConfigurationError(f"key file {file} holds no key", param="api_keys_file")
-        return cls(tuple(digests))
+            self.digests = _read(self._file)
+        except ConfigurationError as error:
+            logger.error("the %d API keys stay as they were: %s", len(before), error.message)
+            return
+        now = dict(self.digests)
+        logger.info(
+            "read %s again: %d API keys; new: %s; gone: %s; changed: %s",
+            self._file,
+            len(now),
+            ", ".join(sorted(now.keys() - before.keys())) or "none",
+            ", ".join(sorted(before.keys() - now.keys())) or "none",
+            ", ".join(sorted(name for name in now.keys() & before.keys() if now[name] != before[name]))
+            or "none",
+        )
 
     def authenticate(self, header: str | None) -> str:
         """Return the name of the key in an Authorization header; ``-`` where no keys are configured.
@@ -66,3 +74,28 @@ class KeyRing:
         if not matches:
             raise Unauthorized("the API key is not known here")
         return matches[0]
+
+
+def _read(file: Path) -> tuple[tuple[str, bytes], ...]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"key file {file} cannot be read: {error}", param="api_keys_file") from error
+    digests: dict[str, bytes] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ConfigurationError(
+                f"key file {file}, line {number}: expected `NAME sha256:` and 64 hexadecimal digits",
+                param="api_keys_file",
+            )
+        if match["name"] in digests:
+            raise ConfigurationError(
+                f"key file {file}, line {number}: there is a key of that name above", param="api_keys_file"
+            )
+        digests[match["name"]] = bytes.fromhex(match["digest"])
+    if not digests:
+        raise ConfigurationError(f"key file {file} holds no key", param="api_keys_file")
+    return tuple(digests.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 
 from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
@@ -12,11 +13,16 @@ from .. import errors
 
 logger = logging.getLogger(__name__)
 
+#: An absolute path of two parts or more, so that no "and/or" is one.
+_PATH = re.compile(r"(?<![\w.])(/[\w.@+~-]+){2,}/?(:\d+)?")
+
 #: First match wins, so the special stand before the general. 499: the client is gone and reads nothing.
 _STATUS: tuple[tuple[type[errors.TTSError], int, str], ...] = (
     (errors.UnknownModel, 404, "invalid_request_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.Unauthorized, 401, "authentication_error"),
+    (errors.Forbidden, 403, "permission_error"),
+    (errors.Misdirected, 421, "permission_error"),
     (errors.QueueFull, 429, "rate_limit_error"),
     (errors.DeadlineExceeded, 504, "timeout_error"),
     (errors.Unavailable, 503, "unavailable_error"),
@@ -32,8 +38,9 @@ def body(message: str, *, kind: str, param: str | None = None, code: str | None 
 
 def described(error: errors.TTSError) -> dict[str, object]:
     """The error object of one of our errors."""
-    _, kind = _meaning(error)
-    return body(error.message, kind=kind, param=error.param, code=error.code)
+    status, kind = _meaning(error)
+    message = error.message if status < 500 else without_paths(error.message)
+    return body(message, kind=kind, param=error.param, code=error.code)
 
 
 def status_of(error: errors.TTSError) -> int:
@@ -43,6 +50,11 @@ def status_of(error: errors.TTSError) -> int:
 
 def _meaning(error: errors.TTSError) -> tuple[int, str]:
     return next((status, kind) for family, status, kind in _STATUS if isinstance(error, family))
+
+
+def without_paths(message: str) -> str:
+    """A message about this machine, without where things lie on it; the journal has that."""
+    return _PATH.sub("(path)", message)
 
 
 def register(app: Flask) -> None:

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, jsonify
 
 from ..lifecycle import Lifecycle
 from ..served_model import ServedModel
+from . import error_responses
 from .catalogue import NOISE
 
 
@@ -23,7 +24,11 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
     def ready() -> Response:
         status = lifecycle.status
         main, *more = lifecycle.models.values()
-        answer: dict[str, object] = {"status": status.state, "reason": status.reason, "model": main.name}
+        answer: dict[str, object] = {
+            "status": status.state,
+            "reason": error_responses.without_paths(status.reason),
+            "model": main.name,
+        }
         answer |= _described(main)
         if more:
             answer["more_models"] = [

@@ -233,6 +233,8 @@ class Server:
             channel_request_lookahead=1,
             channel_timeout=120,
             ident=None,
+            # Whether a request was forwarded decides whether it needs a key: see ``edge.py``.
+            clear_untrusted_proxy_headers=False,
             expose_tracebacks=False,
         )
         self._server.channel_class = Channel

@@ -1,0 +1,99 @@
+"""The key file: several named keys, read again without a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import pytest
+
+from qwen3_tts_service.api import auth
+from qwen3_tts_service.api.auth import KeyRing
+from qwen3_tts_service.errors import ConfigurationError, Unauthorized
+
+
+def line(name: str, key: str) -> str:
+    return f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text("# ours\n\n" + line("kitchen", "one") + line("hall", "two"))
+    return path
+
+
+def names(keys: KeyRing, *shown: str) -> list[str | None]:
+    found: list[str | None] = []
+    for key in shown:
+        try:
+            found.append(keys.authenticate(f"Bearer {key}"))
+        except Unauthorized:
+            found.append(None)
+    return found
+
+
+def test_each_key_has_a_name(file: Path) -> None:
+    assert names(KeyRing.read(file), "one", "two", "three") == ["kitchen", "hall", None]
+
+
+def test_every_key_is_compared_whichever_matches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time must not tell which key, or how much of one, was right."""
+    keys = KeyRing.read(file)
+    compared: list[bytes] = []
+
+    def compare(known: bytes, given: bytes) -> bool:
+        compared.append(known)
+        return known == given
+
+    monkeypatch.setattr(auth.hmac, "compare_digest", compare)
+    for key in ("one", "two", "three"):
+        compared.clear()
+        names(keys, key)
+        assert len(compared) == 2
+
+
+def test_a_reload_brings_new_keys_and_ends_old_ones(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = KeyRing.read(file)
+    file.write_text(line("kitchen", "new") + line("garden", "three"))
+    with caplog.at_level(logging.INFO):
+        keys.reload()
+    assert names(keys, "one", "two", "new", "three") == [None, None, "kitchen", "garden"]
+    assert "2 API keys; new: garden; gone: hall; changed: kitchen" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("kitchen one\n", "line 1: expected"),
+        (line("kitchen", "new") + "hall sha256:12\n", "line 2: expected"),
+        (line("kitchen", "new") + line("kitchen", "newer"), "line 2: there is a key of that name"),
+        ("# none\n", "holds no key"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_broken_file_keeps_the_old_keys_and_says_so(
+    file: Path, caplog: pytest.LogCaptureFixture, content: str | None, said: str
+) -> None:
+    keys = KeyRing.read(file)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    keys.reload()
+    assert names(keys, "one", "two", "new") == ["kitchen", "hall", None]
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "the 2 API keys stay as they were" in record.message
+    assert said in record.message
+    assert "sha256:1" not in record.message
+    with pytest.raises(ConfigurationError):
+        KeyRing.read(file)
+
+
+def test_a_server_without_a_file_gets_none_by_a_reload(caplog: pytest.LogCaptureFixture) -> None:
+    keys = KeyRing.read(None)
+    keys.reload()
+    assert keys.authenticate(None) == "-"
+    assert "QWEN3_TTS_API_KEYS_FILE" in caplog.text
