@@ -8,10 +8,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import qwen3_tts_service
 
 START_S = 180.0
 _SERVE = "from qwen3_tts_service.cli import main; main()"
+#: What a program finds that was started with a socket (sd_listen_fds(3)).
+_PASSED = "import os; os.dup2({}, 3); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
 _PATH = f"{Path(qwen3_tts_service.__file__).parents[1]}:{Path(__file__).parent}"
 _LISTENING = re.compile(r"listening on http://(\S+?):(\d+), ")
 
@@ -87,9 +90,14 @@ class ServerProcess:
         environment: dict[str, str] | None = None,
         *,
         program: str = _SERVE,
+        listener: socket.socket | None = None,
+        under: Sequence[str] = (),
         **settings: object,
     ) -> None:
+        """``listener`` is passed as systemd passes it; ``under`` is a command that starts the program."""
         self.log_file = log
+        if listener is not None:
+            program = _PASSED.format(listener.fileno()) + program
         # Compilation takes a minute, and has tests of its own.
         own = {"port": 0, "cpu_threads": 1, "device": "cpu", "fastest_way": "eager"} | settings
         base = {name: value for name, value in os.environ.items() if not name.startswith("QWEN3_TTS_")}
@@ -98,7 +106,8 @@ class ServerProcess:
         variables = {f"QWEN3_TTS_{name.upper()}": str(value) for name, value in own.items()}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, "serve"],
+                [*under, sys.executable, "-c", program, "serve"],
+                pass_fds=() if listener is None else (listener.fileno(),),
                 env=base | {"OMP_NUM_THREADS": "1", "PYTHONPATH": _PATH} | variables | (environment or {}),
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -133,7 +142,7 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def serving(
-    log: Path, environment: dict[str, str] | None = None, *, program: str = _SERVE, **settings: object
+    log: Path, environment: dict[str, str] | None = None, *, program: str = _SERVE, **settings: Any
 ) -> Iterator[ServerProcess]:
     """A server that is gone at the end of the block, however the block ends."""
     server = ServerProcess(log, environment, program=program, **settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from qwen3_tts_service.api.app import create_app
 from qwen3_tts_service.api.auth import KeyRing
-from qwen3_tts_service.api.server import Server, listen
+from qwen3_tts_service.api.listener import listen
+from qwen3_tts_service.api.server import Server
 from qwen3_tts_service.config import Settings
 from qwen3_tts_service.errors import Cancelled, DeadlineExceeded, UnknownLanguage, UnknownVoice
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
@@ -120,7 +121,7 @@ class StandInEngine:
         self.utterances.append(StandInUtterance(self, request, deadline, cancelled))
         return self.utterances[-1]
 
-    def pieces(self, request: SpeechRequest) -> list[npt.NDArray[np.float32]]:
+    def pieces(self, request: SpeechRequest) -> Iterable[npt.NDArray[np.float32]]:
         return [self.waveform] * self.repeat
 
     def ways(self) -> dict[int, str]:

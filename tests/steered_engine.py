@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,9 @@ class Steered(StandInEngine):
         super().__init__()
         self._on_fault = on_fault
 
-    def pieces(self, request: SpeechRequest) -> list[npt.NDArray[np.float32]]:
+    def pieces(self, request: SpeechRequest) -> Iterable[npt.NDArray[np.float32]]:
+        if request.text == "long":
+            return self._slowly()
         while request.text == "hang":
             time.sleep(1)
         if request.text == "fault":
@@ -52,6 +54,12 @@ class Steered(StandInEngine):
         self.hold_at = 0
         self.go.set()
         return super().pieces(request)
+
+    def _slowly(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Four seconds of sound in two."""
+        for _ in range(40):
+            time.sleep(0.05)
+            yield self.waveform
 
     def start(self, request: SpeechRequest, listener: Listener, *, deadline: float) -> Speaker:
         """As the real ones."""

@@ -135,3 +135,28 @@ def test_nothing_brings_it_up_again_on_the_way_down(caplog: pytest.LogCaptureFix
     wait_for(lambda: "loader" not in {thread.name for thread in threading.enumerate()}, "the loader's end")
     assert [status.state for status in heard] == ["warming", "draining"]
     assert "cannot serve" not in caplog.text
+
+
+def test_out_of_rotation_it_serves_and_comes_back() -> None:
+    engine = StandInEngine()
+    engine.go.clear()
+    lifecycle, heard = begin(lambda: engine)
+    lifecycle.withdraw()
+    engine.go.set()
+    until(lifecycle, "ready")
+    assert lifecycle.readiness.state == "draining"
+    assert b"".join(speak(lifecycle))
+    lifecycle.restore()
+    lifecycle.restore()
+    assert lifecycle.readiness == lifecycle.status == heard[-1]
+    lifecycle.withdraw()
+    assert heard[-1] == Status("draining", "taken out of rotation; requests are still served")
+    assert [status.state for status in heard].count("ready") == 2
+
+
+def test_what_is_broken_says_so_out_of_rotation() -> None:
+    lifecycle, _ = begin(StandInEngine)
+    until(lifecycle, "ready")
+    lifecycle.withdraw()
+    lifecycle.device_lost(DeviceFault("HIP error: gone"))
+    assert lifecycle.readiness.state == "broken"

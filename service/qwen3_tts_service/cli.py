@@ -20,6 +20,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "checkpoint": ("checkpoint", "Write synthetic checkpoints: random weights, real geometry."),
     "compile": ("compile", "Compile what `serve` needs, ahead of its start."),
     "doctor": ("doctor", "Ask a running server for one sentence and check what comes back."),
+    "drain": ("drain", "Take a running server out of rotation, or bring it back."),
     "models": ("models", "Fetch model weights."),
     "patch": ("patch", "Apply, revert and verify the on-disk patches of a Python environment."),
     "serve": ("serve", "Run the HTTP service in the foreground."),

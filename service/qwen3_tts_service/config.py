@@ -292,11 +292,6 @@ class Settings(BaseSettings):
         cache = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
         return (Path(cache) if cache else Path("~/.cache/qwen3-tts").expanduser()) / "compile"
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach the service."""
-        return ipaddress.ip_address(self.host).is_loopback
-
     @classmethod
     def settings_customise_sources(
         cls,

@@ -74,10 +74,32 @@ class Lifecycle:
         self._keepalive_s = keepalive_s
         self._unload_after_s = unload_after_s
         self._lock = threading.Lock()
+        self._withdrawn = False
 
     def start(self) -> None:
         """Load and warm up on a thread; the status tells how it goes."""
         threading.Thread(target=self._come_up, name="loader", daemon=True).start()
+
+    @property
+    def readiness(self) -> Status:
+        """What balancers are told: the status, or that they shall send nothing more although it is ready."""
+        if self._withdrawn and self.status.state == "ready":
+            return Status("draining", "taken out of rotation; requests are still served")
+        return self.status
+
+    def withdraw(self) -> None:
+        """Tell balancers to send nothing more; what comes anyway is served."""
+        self._rotate(withdrawn=True)
+
+    def restore(self) -> None:
+        """Tell balancers that it is there again: the end of :meth:`withdraw`."""
+        self._rotate(withdrawn=False)
+
+    def _rotate(self, *, withdrawn: bool) -> None:
+        if self._withdrawn != withdrawn:
+            self._withdrawn = withdrawn
+            logger.info("taken out of rotation by order" if withdrawn else "back in rotation by order")
+            self._on_change(self.readiness)
 
     @property
     def main(self) -> ServedModel:

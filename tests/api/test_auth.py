@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from qwen3_tts_service.api import auth
 from qwen3_tts_service.api.auth import KeyRing
+from qwen3_tts_service.commands import serve
+from qwen3_tts_service.config import Settings
 from qwen3_tts_service.errors import ConfigurationError, Unauthorized
 
 
@@ -35,12 +38,12 @@ def names(keys: KeyRing, *shown: str) -> list[str | None]:
 
 
 def test_each_key_has_a_name(file: Path) -> None:
-    assert names(KeyRing.read(file), "one", "two", "three") == ["kitchen", "hall", None]
+    assert names(KeyRing.read(lambda: file), "one", "two", "three") == ["kitchen", "hall", None]
 
 
 def test_every_key_is_compared_whichever_matches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time must not tell which key, or how much of one, was right."""
-    keys = KeyRing.read(file)
+    keys = KeyRing.read(lambda: file)
     compared: list[bytes] = []
 
     def compare(known: bytes, given: bytes) -> bool:
@@ -55,7 +58,7 @@ def test_every_key_is_compared_whichever_matches(file: Path, monkeypatch: pytest
 
 
 def test_a_reload_brings_new_keys_and_ends_old_ones(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    keys = KeyRing.read(file)
+    keys = KeyRing.read(lambda: file)
     file.write_text(line("kitchen", "new") + line("garden", "three"))
     with caplog.at_level(logging.INFO):
         keys.reload()
@@ -76,7 +79,7 @@ def test_a_reload_brings_new_keys_and_ends_old_ones(file: Path, caplog: pytest.L
 def test_a_broken_file_keeps_the_old_keys_and_says_so(
     file: Path, caplog: pytest.LogCaptureFixture, content: str | None, said: str
 ) -> None:
-    keys = KeyRing.read(file)
+    keys = KeyRing.read(lambda: file)
     if content is None:
         file.unlink()
     else:
@@ -89,11 +92,30 @@ def test_a_broken_file_keeps_the_old_keys_and_says_so(
     assert said in record.message
     assert "sha256:1" not in record.message
     with pytest.raises(ConfigurationError):
-        KeyRing.read(file)
+        KeyRing.read(lambda: file)
 
 
 def test_a_server_without_a_file_gets_none_by_a_reload(caplog: pytest.LogCaptureFixture) -> None:
-    keys = KeyRing.read(None)
+    keys = KeyRing.read(lambda: None)
     keys.reload()
     assert keys.authenticate(None) == "-"
     assert "QWEN3_TTS_API_KEYS_FILE" in caplog.text
+
+
+def test_what_a_reload_brought_goes_before_the_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd keeps a credential as it was when the unit started."""
+    settings = Settings(model=tmp_path)
+    for name in ("RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    find = partial(serve.key_file, settings)
+    assert find() is None
+    (tmp_path / "CREDENTIALS_DIRECTORY" / "api_keys").write_text(line("kitchen", "old"))
+    keys = KeyRing.read(find)
+    (tmp_path / "RUNTIME_DIRECTORY" / "api_keys").write_text(line("kitchen", "new"))
+    keys.reload()
+    assert names(keys, "old", "new") == [None, "kitchen"]
+    own = tmp_path / "own"
+    assert serve.key_file(Settings(model=tmp_path, api_keys_file=own)) == own

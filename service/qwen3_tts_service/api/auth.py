@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ConfigurationError, Unauthorized
@@ -21,37 +22,44 @@ class KeyRing:
     A fast hash is right here: keys are long random words and not passwords.
     """
 
-    def __init__(self, digests: tuple[tuple[str, bytes], ...] = (), *, file: Path | None = None) -> None:
-        """``file`` is where :meth:`reload` finds them."""
+    def __init__(
+        self,
+        digests: tuple[tuple[str, bytes], ...] = (),
+        *,
+        find: Callable[[], Path | None] = lambda: None,
+    ) -> None:
+        """``find`` is how :meth:`reload` finds their file."""
         #: Replaced as a whole, so that threads which compare see the old keys or the new ones.
         self.digests = digests
-        self._file = file
+        self._find = find
 
     @classmethod
-    def read(cls, file: Path | None) -> KeyRing:
-        """Read lines ``NAME sha256:HEX``; blank lines and ``#`` comments are skipped; None: no keys.
+    def read(cls, find: Callable[[], Path | None]) -> KeyRing:
+        """Read the file of lines ``NAME sha256:HEX``; blank lines and ``#`` comments are skipped; None: no keys.
 
         Raises ConfigurationError naming the line, never its content.
         """
-        return cls(_read(file) if file else (), file=file)
+        file = find()
+        return cls(_read(file) if file else (), find=find)
 
     def reload(self) -> None:
         """Read the file again, and say in the journal what came of it. A file that is wrong changes nothing."""
-        if self._file is None:
+        file = self._find()
+        if file is None:
             logger.warning(
                 "there is no key file to read again: name one in QWEN3_TTS_API_KEYS_FILE and restart"
             )
             return
         before = dict(self.digests)
         try:
-            self.digests = _read(self._file)
+            self.digests = _read(file)
         except ConfigurationError as error:
             logger.error("the %d API keys stay as they were: %s", len(before), error.message)
             return
         now = dict(self.digests)
         logger.info(
             "read %s again: %d API keys; new: %s; gone: %s; changed: %s",
-            self._file,
+            file,
             len(now),
             ", ".join(sorted(now.keys() - before.keys())) or "none",
             ", ".join(sorted(before.keys() - now.keys())) or "none",

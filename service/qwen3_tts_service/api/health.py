@@ -22,7 +22,7 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
 
     @routes.get("/ready")
     def ready() -> Response:
-        status = lifecycle.status
+        status = lifecycle.readiness
         main, *more = lifecycle.models.values()
         answer: dict[str, object] = {
             "status": status.state,

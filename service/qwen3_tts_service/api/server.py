@@ -11,13 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from flask import Flask
@@ -26,7 +23,6 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask, WSGITask
 
-from ..errors import ConfigurationError
 from . import error_responses
 from .streams import BrokenOff
 
@@ -182,23 +178,6 @@ class _LastWords(wasyncore.dispatcher):  # type: ignore[misc]
             self.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen. Raises ConfigurationError when the address is not ours or the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error}; choose another QWEN3_TTS_HOST or QWEN3_TTS_PORT",
-            param="port",
-        ) from error
-    return listener
-
-
 class Server:
     """One listening server around the application."""
 
@@ -250,6 +229,10 @@ class Server:
         self._server.task_dispatcher.shutdown(timeout=1)
         self._server.close()
 
+    def accept(self, whether: bool) -> None:
+        """Take new connections, as at the start, or leave them to wait in the listening socket."""
+        self._server.accepting = whether
+
     def stop(self, timeout_s: float) -> None:
         """Wait up to ``timeout_s`` seconds until all answers are sent, then end :meth:`run`."""
         deadline = time.monotonic() + timeout_s
@@ -260,18 +243,3 @@ class Server:
     def _busy(self) -> bool:
         channels = list(self._server.active_channels.values())
         return any(channel.requests or channel.total_outbufs_len for channel in channels)
-
-
-def on_termination(drain: threading.Event) -> None:
-    """SIGTERM and SIGINT set ``drain``; the second one ends the process at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if drain.is_set():
-            try:
-                logger.warning("second signal: leaving at once, running requests are lost")
-            finally:
-                os._exit(128 + number)
-        drain.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
+import socket
 import sys
 import threading
 from functools import partial
@@ -16,7 +18,9 @@ from .. import config, journal
 from ..api import notify
 from ..api.app import create_app
 from ..api.auth import KeyRing
-from ..api.server import Server, listen, on_termination
+from ..api.listener import inherited, listen
+from ..api.server import Server
+from ..api.signals import RELOAD, RESTORE, WITHDRAW, on_orders, on_termination
 from ..engine.device_faults import record_fault
 from ..engine_process.loading import most_slots
 from ..engine_process.parent import EngineProcess
@@ -41,16 +45,20 @@ def command() -> NoReturn:
     """Run the HTTP service in the foreground.
 
     Settings come from QWEN3_TTS_<NAME> in the environment and from the TOML file that QWEN3_TTS_CONFIG names.
-    It listens before it loads: /ready tells how far it is. SIGTERM finishes accepted requests and leaves.
+    It listens before it loads: /ready tells how far it is. SIGTERM finishes accepted requests and leaves. Where
+    systemd holds the socket (LISTEN_FDS), connections wait while the process is not ready, and on its way down for
+    the next one. SIGHUP reads the API keys again; SIGUSR1 and SIGUSR2 are what `qwen3-tts drain` sends.
 
     Exit status 1 when it cannot serve, 86 when the device was lost twice within ten minutes.
     """
     settings = config.load()
     journal.configure(settings.log_level)
-    keys = KeyRing.read(_key_file(settings))
-    _refuse_strangers(settings, keys)
+    keys = KeyRing.read(partial(key_file, settings))
+    passed = inherited()
+    listener = passed or listen(settings.host, settings.port)
+    _refuse_strangers(listener, settings, keys)
     engine = EngineProcess(settings)
-    status = _serve(settings, keys, engine)
+    status = _serve(settings, keys, engine, listener, hand_over=passed is not None)
     engine.stop()
     # A thread may still wait for a request beyond the drain limit, or for a client that does not read.
     logging.shutdown()
@@ -58,13 +66,19 @@ def command() -> NoReturn:
     os._exit(status)
 
 
-def _serve(settings: Settings, keys: KeyRing, engine: EngineProcess) -> int:
+def _serve(
+    settings: Settings, keys: KeyRing, engine: EngineProcess, listener: socket.socket, *, hand_over: bool
+) -> int:
+    """``hand_over``: somebody else holds the listening socket as well, for the process that comes next."""
     going_down = threading.Event()
     broken: list[Status] = []
     extension = notify.StartExtension()
 
     def announce(status: Status) -> None:
         notify.send(f"STATUS={status.state}: {status.reason}")
+        if hand_over:
+            # From one process to the next connections wait; nobody is told to come back later.
+            server.accept(lifecycle.status.state == "ready")
         if status.state == "ready":
             extension.stop()
             notify.send("READY=1")
@@ -85,7 +99,6 @@ def _serve(settings: Settings, keys: KeyRing, engine: EngineProcess) -> int:
         keepalive_s=settings.keepalive_s,
         unload_after_s=settings.unload_after_s,
     )
-    listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     server = Server(
         create_app(lifecycle, settings, keys),
@@ -95,6 +108,7 @@ def _serve(settings: Settings, keys: KeyRing, engine: EngineProcess) -> int:
         reader_timeout_s=settings.reader_timeout_s,
         on_round=notify.Watchdog().beat,
     )
+    server.accept(not hand_over)
 
     def come_down() -> None:
         going_down.wait()
@@ -110,6 +124,7 @@ def _serve(settings: Settings, keys: KeyRing, engine: EngineProcess) -> int:
         server.stop(send_s)
 
     on_termination(going_down)
+    on_orders({RELOAD: keys.reload, WITHDRAW: lifecycle.withdraw, RESTORE: lifecycle.restore})
     threading.Thread(target=come_down, name="drain", daemon=True).start()
     logger.info(
         "listening on http://%s:%d, %d API keys",
@@ -137,20 +152,24 @@ def _exit_status(broken: Status) -> int:
     return EXIT_FAULTY_DEVICE
 
 
-def _key_file(settings: Settings) -> Path | None:
-    """The setting, else the systemd credential when the unit has one."""
+def key_file(settings: Settings) -> Path | None:
+    """The setting, else what a reload has put beside the unit's credential, else the credential, if there is one.
+
+    systemd reads a credential once, when it starts the unit.
+    """
     if settings.api_keys_file is not None:
         return settings.api_keys_file
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    credential = Path(directory) / "api_keys" if directory else None
-    return credential if credential and credential.is_file() else None
+    directories = [os.environ.get(name) for name in ("RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY")]
+    files = [Path(directory) / "api_keys" for directory in directories if directory]
+    return next(filter(Path.is_file, files), None)
 
 
-def _refuse_strangers(settings: Settings, keys: KeyRing) -> None:
-    if settings.is_loopback or keys.digests or settings.allow_unauthenticated:
+def _refuse_strangers(listener: socket.socket, settings: Settings, keys: KeyRing) -> None:
+    host = listener.getsockname()[0]
+    if keys.digests or settings.allow_unauthenticated or ipaddress.ip_address(host).is_loopback:
         return
     raise ConfigurationError(
-        f"{settings.host} is reachable from other machines and there are no API keys: name a key file in "
+        f"{host} is reachable from other machines and there are no API keys: name a key file in "
         "QWEN3_TTS_API_KEYS_FILE, listen on 127.0.0.1, or set QWEN3_TTS_ALLOW_UNAUTHENTICATED=true",
         param="host",
     )

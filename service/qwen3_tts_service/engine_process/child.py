@@ -231,7 +231,8 @@ def serve(connection: Connection) -> None:
 
 def main() -> None:
     """Run until the parent is gone."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # All of them are for the parent, and reach the whole group from a terminal or `systemctl kill`.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     sys.setswitchinterval(_SWITCH_S)
     status = 0

@@ -237,7 +237,8 @@ def test_what_prepares_a_start_runs_under_the_confinement_of_the_start(
     assert not {line for line in preparing - serving if not line.startswith(own)}
     missing = {line.split("=")[0] for line in serving - preparing if not line.startswith(own)}
     # It answers nobody, so it holds no keys.
-    assert missing - {"LoadCredential"} == {
+    keys = {"LoadCredential", "RuntimeDirectory", "RuntimeDirectoryMode"}
+    assert missing - keys == {
         "After",
         "KillMode",
         "NotifyAccess",
@@ -250,7 +251,19 @@ def test_what_prepares_a_start_runs_under_the_confinement_of_the_start(
         # It sends no notifications.
         "WatchdogSec",
     }
-    assert ("LoadCredential" in missing) is (variant == "keys")
+    assert missing & keys == (keys if variant == "keys" else set())
+
+
+def test_a_reload_hands_over_the_keys_as_they_are_now(rendered: dict[str, Rendered]) -> None:
+    lines = [line for line in directives(rendered["keys"].service) if line.startswith("ExecReload=")]
+    source, target = "/etc/qwen3-tts/credentials/main.keys", "%t/qwen3-tts/main/api_keys"
+    assert sorted(lines) == [
+        # With root's rights, for the file is root's.
+        f"ExecReload=+/usr/bin/install -m 0400 -o qwen3-tts -g qwen3-tts {source} {target}",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+    ]
+    assert "RuntimeDirectory=qwen3-tts/main" in directives(rendered["keys"].service)
+    assert not [line for line in directives(rendered["cpu"].service) if line.startswith("ExecReload=")]
 
 
 def test_a_device_that_failed_twice_is_not_started_a_third_time(rendered: dict[str, Rendered]) -> None:
