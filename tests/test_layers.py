@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str] | None] = {
         "journal",
         "errors",
     },
-    "api": {"synthesis", "served_model", "lifecycle", "speech", "audio", "config", "errors"},
+    "api": {"synthesis", "served_model", "lifecycle", "speech", "audio", "config", "journal", "errors"},
     "bench": {"pipeline", "speech", "engine", "codec", "audio", "checkpoints", "journal", "errors"},
     "commands": None,
     "cli": None,

@@ -189,6 +189,9 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         60.0, ge=0, le=3600, description="After SIGTERM, time for running requests, in seconds."
     )
+    log_text: bool = Field(
+        False, description="Write what is spoken into the journal, with the line of each request."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe message logged."
     )
