@@ -102,7 +102,7 @@ def curl_trailers(port: int, body: dict[str, object]) -> dict[str, str]:
     content = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(
-            b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE, close\r\n"
+            b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nConnection: TE, close\r\n"
             + f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
             + content
         )

@@ -84,7 +84,7 @@ def half_client(port: int, text: str) -> socket.socket:
     body = json.dumps({"input": text, "voice": "vivian"}).encode()
     client = socket.create_connection(("127.0.0.1", port))
     client.sendall(
-        b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         + f"Content-Length: {len(body)}\r\n\r\n".encode()
         + body
     )

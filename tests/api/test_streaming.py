@@ -43,7 +43,7 @@ class Reader:
         self.socket.connect(("127.0.0.1", port))
         body = json.dumps({"input": text, "voice": "vivian", "response_format": "pcm"}).encode()
         self.socket.sendall(
-            f"POST /v1/audio/speech HTTP/{protocol}\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"POST /v1/audio/speech HTTP/{protocol}\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )

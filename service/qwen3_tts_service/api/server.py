@@ -23,7 +23,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask, WSGITask
 
-from . import error_responses
+from . import edge, error_responses
 from .streams import BrokenOff
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class JSONErrorTask(ErrorTask):  # type: ignore[misc]
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(content))),
             ("Connection", "close"),
+            *edge.HEADERS.items(),
         ]
         self.close_on_finish = True
         self.channel.refused = True
