@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import socket
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ import openai
 import pytest
 
 from qwen3_tts_service.api.auth import KeyRing
-from qwen3_tts_service.errors import EngineError
+from qwen3_tts_service.api.error_responses import without_paths
+from qwen3_tts_service.errors import DeviceFault, EngineError
 from server_process import Answer
 from stand_in_engine import Service, service
 
@@ -215,7 +217,7 @@ def test_a_page_that_is_let_in_reads_the_answer(keyed: Service) -> None:
     answer = post(keyed, Origin=PAGE, Sec_Fetch_Site="cross-site", Authorization=f"Bearer {KEY}")
     assert answer.status == 200
     assert answer.headers["access-control-allow-origin"] == PAGE
-    assert "X-Seed" in answer.headers["access-control-expose-headers"]
+    assert answer.headers["access-control-expose-headers"] == "*"
     # The page must be able to read why it was refused.
     stranger = post(keyed, Origin=PAGE, Sec_Fetch_Site="cross-site")
     assert (stranger.status, stranger.headers["access-control-allow-origin"]) == (401, PAGE)
@@ -314,3 +316,38 @@ def test_a_failure_tells_no_path_and_no_version(
         assert secret not in answer.content.decode()
     # The operator reads all of it.
     assert str(fault) in caplog.text
+
+
+def test_neither_does_one_in_mid_stream(keyless: Service) -> None:
+    engine = keyless.engine
+    engine.fault, engine.fault_at, engine.repeat = EngineError("/opt/qwen3-tts/x.py:12 broke"), 1, 2
+    try:
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            keyless.ask("POST", "/v1/audio/speech", SPEECH | {"stream_format": "sse"})
+    finally:
+        engine.fault, engine.fault_at, engine.repeat = None, 0, 1
+    assert b"engine_error" in cut.value.partial
+    assert b"(path) broke" in cut.value.partial
+    assert b"/opt" not in cut.value.partial
+
+
+def test_what_is_broken_says_so_without_paths() -> None:
+    with service() as server:
+        server.lifecycle.device_lost(
+            DeviceFault("HIP error: /dev/dri/renderD128 is gone, see /var/log/kern.log")
+        )
+        told = server.ask("GET", "/ready")
+        assert (told.status, told.json["reason"]) == (503, "HIP error: (path) is gone, see (path)")
+        assert "/var" not in post(server).error["message"]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("cannot read /models/a/config.json: gone", "cannot read (path): gone"),
+        ("File '/opt/x/lib/python3.11/a.py', line 3", "File '(path)', line 3"),
+        ("stop and/or length, 1/2 s, /ready", "stop and/or length, 1/2 s, /ready"),
+    ],
+)
+def test_paths_are_found_and_other_strokes_left(message: str, told: str) -> None:
+    assert without_paths(message) == told

@@ -117,7 +117,12 @@ def _operation(
     errors: dict[int, str] | None = None,
     not_ready: bool = False,
 ) -> dict[str, Any]:
-    told = {401: "A key is needed", **(errors or {})}
+    told = {
+        401: "A key is needed",
+        403: "A web page of another origin sent it",
+        421: "It asks for a name that is not this server's",
+        **(errors or {}),
+    }
     if takes:
         told |= {
             400: "A field is wrong: `param` names it",
