@@ -10,6 +10,7 @@ import pytest
 
 from qwen3_tts_service.errors import EngineError
 from qwen3_tts_service.speech.request import Sampling, SpeechRequest
+from server_process import wait_for
 from stand_in_engine import Service, service
 
 PARAGRAPHS = "One sentence. And another.\n\nThe end."
@@ -141,3 +142,16 @@ def test_a_request_that_nobody_made_is_not_found(running: Service, name: str) ->
     answer = running.ask("GET", f"/v1/audio/speech/{name}")
     assert answer.status == 404
     assert answer.error["code"] == "not_found"
+
+
+@pytest.mark.parametrize("log_text", [False, True])
+def test_the_text_is_in_the_journal_where_that_is_wanted(
+    log_text: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with service(log_text=log_text) as running, caplog.at_level("INFO"):
+        assert running.speak(PARAGRAPHS).status == 200
+        wait_for(lambda: "finish=stop" in caplog.text, "the line of the request")
+    [fields] = [record.journal_fields for record in caplog.records if hasattr(record, "journal_fields")]
+    assert (fields["CHARACTERS"], fields["FINISH"], fields["VOICE"]) == (34, "stop", "vivian")
+    assert fields.get("TEXT") == ("One sentence. And another.\nThe end." if log_text else None)
+    assert ("The end." in caplog.text) is log_text

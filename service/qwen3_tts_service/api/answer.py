@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Response, current_app
 
+from .. import journal
 from ..errors import Cancelled, TTSError
 from ..speech.request import FRAMES_A_SECOND
 from ..synthesis import Speech
@@ -90,20 +91,19 @@ class Answer:
         # Nothing of the request is kept but this.
         self._record.facts = lambda: facts
         self._metrics.ended(self._asked.model, speech)
-        logger.info(
-            "%s key=%s model=%s voice=%s language=%s characters=%d audio=%.2fs queue=%.2fs first=%s "
-            "compute=%.2fs finish=%s",
-            self._request_id,
-            self._key_name,
-            self._asked.model,
-            request.voice if request.clone is None else "(recording)",
-            request.language,
-            request.characters,
-            speech.audio_s,
-            speech.queue_s,
-            "-" if speech.first_audio_s is None else f"{speech.first_audio_s:.3f}s",
-            speech.compute_s,
-            speech.finish,
+        journal.request(
+            request_id=self._request_id,
+            key_name=self._key_name,
+            model=self._asked.model,
+            voice=request.voice if request.clone is None else "(recording)",
+            language=request.language,
+            characters=request.characters,
+            audio_s=speech.audio_s,
+            queue_s=speech.queue_s,
+            first_audio_s=speech.first_audio_s,
+            compute_s=speech.compute_s,
+            finish=str(speech.finish),
+            text="\n".join((request.text, *request.more_parts)) if self._asked.log_text else None,
         )
 
     def _pieces(self) -> Iterator[bytes]:

@@ -25,6 +25,8 @@ class Asked:
     request: SpeechRequest
     output: Output
     model: str
+    #: Whether the journal may have the text.
+    log_text: bool
 
 
 class Asking:
@@ -63,7 +65,7 @@ class Asking:
             max_frames=self._frames(body.max_seconds),
             drawing=body.drawing,
         )
-        return Asked(request, output, model.name)
+        return Asked(request, output, model.name, settings.log_text)
 
     def _frames(self, max_seconds: float | None) -> int:
         limit = self._settings.max_audio_seconds
