@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
+from collections.abc import Callable
 
 from conftest import LONGEST_S, UNIT, Host, Service
 
@@ -98,6 +100,57 @@ def test_status_says_active_and_what_it_serves(host: Host) -> None:
     status = host.run(f"systemctl status --no-pager {UNIT}").stdout
     assert "active (running)" in status
     assert re.search(r"Status: \".+\"", status), status
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """A signal is answered soon, and not at once."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_a_reload_takes_the_keys_that_the_file_has_now(host: Host, service: Service) -> None:
+    file, key = "/etc/qwen3-tts/credentials/main.keys", "guest-0123456789abcdef"
+    before = host.properties("MainPID")
+    host.run(f"cp -p {file} {file}.kept")
+    try:
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        host.run(f"echo 'guest sha256:{digest}' >> {file} && systemctl reload {UNIT}")
+        until(lambda: service.request("/v1/models", key=key).status == 200, "the new key opens")
+        host.run(f"echo 'no key at all' >> {file} && systemctl reload {UNIT}")
+        broken = f"journalctl -u {UNIT} -b -o cat --no-pager | grep -c 'expected .NAME sha256'"
+        until(lambda: host.run(broken, check=False).stdout.strip() not in ("", "0"), "the journal says why")
+        assert service.request("/v1/models", key=key).status == 200, "the keys are kept"
+    finally:
+        host.run(f"mv {file}.kept {file} && systemctl reload {UNIT}")
+    until(lambda: service.request("/v1/models", key=key).status == 401, "the key is gone")
+    assert service.request("/v1/models").status == 200
+    assert host.properties("MainPID") == before
+
+
+def test_a_request_is_found_in_the_journal_by_its_fields(host: Host, service: Service) -> None:
+    request_id = service.speak("Written down, but not this.", seed=11).headers["X-Request-Id"]
+    find = f"journalctl -u {UNIT} REQUEST_ID={request_id} -o json --no-pager"
+    until(lambda: bool(host.run(find).stdout), "the request's entry")
+    [entry] = map(json.loads, host.run(find).stdout.splitlines())
+    assert (entry["FINISH"], entry["CHARACTERS"]) == ("stop", "27")
+    assert float(entry["AUDIO_S"]) > 0.3
+    assert entry["KEY_NAME"] != "-"
+    assert "TEXT" not in entry
+    assert "Written down" not in json.dumps(entry)
+
+
+def test_out_of_rotation_and_back(host: Host, service: Service) -> None:
+    kill = f"systemctl kill --kill-whom=main -s %s {UNIT}"
+    host.run(kill % "USR1")
+    try:
+        until(lambda: service.request("/ready").status == 503, "a balancer is told")
+        assert service.request("/ready").json()["status"] == "draining"
+        assert service.speak("Whoever comes is served.").status == 200
+    finally:
+        host.run(kill % "USR2")
+    until(lambda: service.request("/ready").status == 200, "it is back")
 
 
 def test_stop_start_restart(host: Host, service: Service) -> None:
