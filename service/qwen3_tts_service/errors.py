@@ -68,6 +68,12 @@ class UnknownVoice(InvalidRequest):
     code = "unknown_voice"
 
 
+class NoSuchVoice(InvalidRequest):
+    """No saved voice has that id."""
+
+    code = "no_such_voice"
+
+
 class UnknownLanguage(InvalidRequest):
     """No language of that name in the loaded checkpoint."""
 
@@ -148,6 +154,24 @@ class Cancelled(TTSError):
     """The caller went away; nobody reads the result."""
 
     code = "cancelled"
+
+
+class NoVoiceDirectory(TTSError):
+    """Voices cannot be saved: the process has no place for them."""
+
+    code = "no_voice_directory"
+
+
+class StorageFull(TTSError):
+    """There is no room for another saved voice; others have to go first."""
+
+    code = "storage_full"
+
+
+class StorageFault(Unavailable):
+    """The place of the saved voices cannot be read or written."""
+
+    code = "storage_fault"
 
 
 class EngineError(TTSError):
