@@ -16,10 +16,17 @@ from qwen3_tts_service.api.auth import KeyRing
 from qwen3_tts_service.api.listener import listen
 from qwen3_tts_service.api.server import Server
 from qwen3_tts_service.config import Settings
-from qwen3_tts_service.errors import Cancelled, DeadlineExceeded, UnknownLanguage, UnknownVoice
+from qwen3_tts_service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    NotSupportedByModel,
+    UnknownLanguage,
+    UnknownVoice,
+)
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
 from qwen3_tts_service.served_model import Loaded
-from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, SpeechRequest
+from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, CloneReference, SpeechRequest, VoicePrompt
+from qwen3_tts_service.voices.store import VoiceStore
 from server_process import Answer, ask, wait_for
 
 RATE = 24_000
@@ -86,6 +93,7 @@ class StandInEngine:
     speakers = ("vivian", "ryan")
     languages = ("auto", "english")
     model_type = "custom_voice"
+    model_size = "tiny"
     synthetic = True
     device = "cpu"
     dtype = "torch.float32"
@@ -112,6 +120,9 @@ class StandInEngine:
             raise UnknownLanguage(
                 f"language {request.language!r}: choose from auto, english", param="language"
             )
+
+    def encode_reference(self, recording: CloneReference) -> VoicePrompt:
+        raise NotSupportedByModel("a custom_voice checkpoint cannot clone a voice", param="clone")
 
     def open(
         self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool]
@@ -162,6 +173,7 @@ def service(
     slots: int = 1,
     source: ModelSource | None = None,
     more: Sequence[ModelSource] = (),
+    forget: Callable[[VoicePrompt], None] = lambda prompt: None,
     **settings: object,
 ) -> Iterator[Service]:
     """A service that is ready; ``settings`` override the defaults, ``source`` the engine."""
@@ -175,10 +187,13 @@ def service(
         keepalive_s=chosen.keepalive_s,
         unload_after_s=chosen.unload_after_s,
     )
+    voices = VoiceStore(
+        chosen.voices_path, most_voices=chosen.max_voices, most_bytes=chosen.max_body_bytes, on_removed=forget
+    )
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(
-        create_app(lifecycle, chosen, keys),
+        create_app(lifecycle, chosen, keys, voices),
         listener,
         requests=slots + chosen.queue_size,
         max_body_bytes=chosen.max_body_bytes,

@@ -15,9 +15,9 @@ from functools import partial
 from typing import Literal
 
 from .errors import DeviceFault, NotReady, TTSError, UnknownModel, shown
-from .served_model import Loader, ModelState, ServedModel
+from .served_model import Kind, Loader, ModelState, ServedModel
 from .speech.formats import Output
-from .speech.request import SpeechRequest
+from .speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .synthesis import Speech
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,15 @@ _LOOK_S = 1.0
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model to serve: its name in the API, what builds its engine, and whether that happens at the start."""
+    """A model to serve: its name in the API, what builds its engine, and whether that happens at the start.
+
+    ``kind``: what it will be, as its files say.
+    """
 
     name: str
     load: Loader
     at_start: bool = True
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,11 @@ class Lifecycle:
         self.status = Status("loading", "the model is being loaded")
         self.models = {
             source.name: ServedModel(
-                source.name, load=source.load, queue_size=queue_size, on_fault=self.device_lost
+                source.name,
+                load=source.load,
+                queue_size=queue_size,
+                kind=source.kind,
+                on_fault=self.device_lost,
             )
             for source in sources
         }
@@ -127,10 +135,24 @@ class Lifecycle:
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
         """As :meth:`ServedModel.speak`; raises NotReady with the reason while the process is not."""
-        chosen = self.model(model)
+        return self._able(model).speak(request, output=output, timeout_s=timeout_s, gone=gone)
+
+    def listen(
+        self,
+        recording: CloneReference,
+        *,
+        timeout_s: float,
+        model: str | None = None,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> VoicePrompt:
+        """As :meth:`ServedModel.listen`; raises NotReady with the reason while the process is not."""
+        return self._able(model).listen(recording, timeout_s=timeout_s, gone=gone)
+
+    def _able(self, name: str | None) -> ServedModel:
+        chosen = self.model(name)
         if self.status.state in ("loading", "warming", "broken"):
             raise NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
-        return chosen.speak(request, output=output, timeout_s=timeout_s, gone=gone)
+        return chosen
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work, finish what was accepted; false when ``timeout_s`` seconds were not enough."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import Cancelled, TTSError
-from .speech.request import FRAMES_A_SECOND, SpeechRequest
+from .speech.request import FRAMES_A_SECOND, CloneReference, SpeechRequest, VoicePrompt
 
 #: Longest speech of one part, in frames: a slot holds no more with its prompt, and a talker that never ends is not
 #: waited for any longer.
@@ -53,6 +54,9 @@ class Engine(Protocol):
     def check(self, request: SpeechRequest) -> None:
         """Raise the InvalidRequest that ``open`` would raise, without computing anything."""
 
+    def encode_reference(self, recording: CloneReference) -> VoicePrompt:
+        """Listen to a recording; blocks for about a second. Raises InvalidRequest and EngineError."""
+
     def open(self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool]) -> Utterance:
         """Begin to speak. ``deadline`` is a time of :func:`time.monotonic`; ``cancelled`` is asked often."""
 
@@ -68,6 +72,9 @@ class Narration:
     def __init__(
         self, engine: Engine, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool]
     ) -> None:
+        if request.more_parts and isinstance(request.clone, CloneReference):
+            # Once, and not for every part.
+            request = replace(request, clone=engine.encode_reference(request.clone))
         self._engine = engine
         self._request = request
         self._deadline = deadline

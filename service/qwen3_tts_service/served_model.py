@@ -8,17 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
 from .errors import DeviceFault, Draining, EngineError, NotReady, QueueFull, TTSError
 from .narration import Engine
 from .speech.formats import Output
-from .speech.request import CloneReference, SpeechRequest
+from .speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .synthesis import Load, Speech, Synthesis
 
 logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 ModelState = Literal["unloaded", "loading", "warming", "ready"]
 
@@ -79,6 +81,9 @@ class LoadedEngine(Engine, Protocol):
     def model_type(self) -> str: ...
 
     @property
+    def model_size(self) -> str: ...
+
+    @property
     def synthetic(self) -> bool: ...
 
     @property
@@ -116,11 +121,20 @@ Loader = Callable[[Callable[[DeviceFault], None]], Loaded]
 
 
 @dataclass(frozen=True)
-class Description:
+class Kind:
+    """What a checkpoint is for, in the words of its ``config.json``; known before it is loaded."""
+
+    #: ``custom_voice``, ``base`` or ``voice_design``.
+    model_type: str
+    #: Such as ``0b6`` or ``1b7``: a voice that was taken by one fits others of that size.
+    model_size: str
+    speakers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Description(Kind):
     """What a checkpoint offers; known from its first load on."""
 
-    model_type: str
-    speakers: tuple[str, ...]
     languages: tuple[str, ...]
     synthetic: bool
     device: str
@@ -130,7 +144,8 @@ class Description:
 class ServedModel:
     """One checkpoint under its name in the API. Every method may be called from any thread.
 
-    ``load`` builds the engine, ``on_fault`` hears of a lost device. At most ``queue_size`` requests wait for
+    ``load`` builds the engine, ``kind`` is what it will be, where that is known before, ``on_fault`` hears of a
+    lost device. At most ``queue_size`` requests wait for
     the model to be loaded.
     """
 
@@ -140,9 +155,11 @@ class ServedModel:
         *,
         load: Loader,
         queue_size: int,
+        kind: Kind | None = None,
         on_fault: Callable[[DeviceFault], None] = lambda error: None,
     ) -> None:
         self.name = name
+        self._kind = kind
         self.on_fault = on_fault
         self.self_check = SelfCheck()
         self.codec_way = self.codec_reason = ""
@@ -157,6 +174,11 @@ class ServedModel:
         self._engine: LoadedEngine | None = None
         self._synthesis: Synthesis | None = None
         self._last_busy = self._last_alive = time.monotonic()
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the checkpoint is for; None where nobody knows before its first load."""
+        return self.description or self._kind
 
     def come_up(
         self,
@@ -208,13 +230,30 @@ class ServedModel:
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
         """As :meth:`Synthesis.speak`; loads the model first when it is not. Also raises NotReady."""
+        return self._with_synthesis(
+            lambda synthesis, left_s: synthesis.speak(request, output=output, timeout_s=left_s, gone=gone),
+            timeout_s,
+            gone,
+        )
+
+    def listen(
+        self, recording: CloneReference, *, timeout_s: float, gone: Callable[[], bool] = lambda: False
+    ) -> VoicePrompt:
+        """As :meth:`Synthesis.listen`; loads the model first when it is not. Also raises NotReady."""
+        return self._with_synthesis(
+            lambda synthesis, left_s: synthesis.listen(recording, timeout_s=left_s, gone=gone),
+            timeout_s,
+            gone,
+        )
+
+    def _with_synthesis(
+        self, use: Callable[[Synthesis, float], _Result], timeout_s: float, gone: Callable[[], bool]
+    ) -> _Result:
         deadline = time.monotonic() + timeout_s
         while True:
             synthesis = self._loaded(deadline, gone)
             try:
-                return synthesis.speak(
-                    request, output=output, timeout_s=deadline - time.monotonic(), gone=gone
-                )
+                return use(synthesis, deadline - time.monotonic())
             except Draining:
                 # Either the process goes down, or the model was put aside between those two lines.
                 if synthesis is self._synthesis:
@@ -348,6 +387,7 @@ class ServedModel:
 def _described(engine: LoadedEngine) -> Description:
     return Description(
         model_type=engine.model_type,
+        model_size=engine.model_size,
         speakers=engine.speakers,
         languages=engine.languages,
         synthetic=engine.synthetic,

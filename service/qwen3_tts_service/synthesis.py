@@ -23,10 +23,12 @@ from .audio.tempo import Tempo
 from .errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, QueueFull
 from .narration import Engine, Narration
 from .speech.formats import Output
-from .speech.request import SpeechRequest
+from .speech.request import CloneReference, SpeechRequest, VoicePrompt
 
 #: How often a waiting request looks at its client and its deadline (seconds).
 _LOOK_S = 0.05
+#: What a voice has to be able to speak before it is kept.
+_TRIAL_TEXT = "Hello."
 #: Weight of the newest request in the running mean of durations.
 _NEWEST = 0.3
 
@@ -210,6 +212,25 @@ class Synthesis:
         deadline = arrived + timeout_s
         self._wait_for_a_slot(deadline, gone)
         return Speech(self, request, output=output, arrived=arrived, deadline=deadline, gone=gone)
+
+    def listen(
+        self, recording: CloneReference, *, timeout_s: float, gone: Callable[[], bool] = lambda: False
+    ) -> VoicePrompt:
+        """Wait for a slot and take the voice from ``recording``, so that many requests can use it. Blocks.
+
+        The voice can speak: one whose text is too long for the model is refused. Raises as :meth:`speak`.
+        """
+        self._wait_for_a_slot(time.monotonic() + timeout_s, gone)
+        began = time.monotonic()
+        try:
+            voice = self.engine.encode_reference(recording)
+            self.engine.check(SpeechRequest(_TRIAL_TEXT, clone=voice))
+            return voice
+        except DeviceFault as error:
+            self.on_fault(error)
+            raise
+        finally:
+            self.leave(time.monotonic() - began)
 
     def _wait_for_a_slot(self, deadline: float, gone: Callable[[], bool]) -> None:
         ticket = object()

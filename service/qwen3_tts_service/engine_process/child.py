@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,8 @@ from .. import journal
 from ..errors import DeviceFault, EngineError, TTSError
 from ..served_model import LoadedEngine
 from ..speech.listening import Finish, Listener, Speaker, Waveform
-from ..speech.request import SpeechRequest
+from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
+from .kept_voices import KeptVoices
 from .loading import EngineLoader
 from .messages import Answer, Begin, Built, Call, Cancel, Counts, Ended, Fault, FrameCounts, Heard
 from .sound import SoundMemory
@@ -111,6 +112,7 @@ class EngineHost:
         self._loader = EngineLoader(begin.settings)
         self._memory = SoundMemory(begin.sound, begin.lanes)
         self._outbox = outbox
+        self._voices = KeptVoices(forgotten_s=begin.settings.request_timeout_s)
         self._engines: dict[int, Engine] = {}
         # None: it is being started.
         self._speakers: dict[int, Speaker | None] = {}
@@ -127,6 +129,7 @@ class EngineHost:
         return Built(
             model=model,
             model_type=engine.model_type,
+            model_size=engine.model_size,
             speakers=engine.speakers,
             languages=engine.languages,
             synthetic=engine.synthetic,
@@ -145,6 +148,8 @@ class EngineHost:
         """Let an engine and its memory go. Nothing is being spoken."""
         engine = self._engines.pop(model)
         engine.close()
+        # With them goes what the codec heard of them.
+        self._voices.clear()
         del engine
         gc.unfreeze()
         gc.collect()
@@ -154,8 +159,18 @@ class EngineHost:
         """Raise the InvalidRequest that :meth:`start` would raise."""
         self._engines[model].check(request)
 
+    def encode_reference(self, model: int, recording: CloneReference) -> VoicePrompt:
+        """Listen to a recording. Raises InvalidRequest and EngineError."""
+        return self._engines[model].encode_reference(recording)
+
+    def forget(self, voice: VoicePrompt) -> None:
+        """Keep nothing of that voice."""
+        self._voices.forget(voice)
+
     def start(self, model: int, request: SpeechRequest, deadline: float, number: int, lane: int) -> int:
         """Begin to speak utterance ``number`` into ``lane``; how many tokens its text has."""
+        if isinstance(request.clone, VoicePrompt):
+            request = replace(request, clone=self._voices.same(request.clone))
         listener = Lane(number, lane, self._memory, self._outbox, self._forget)
         with self._lock:
             self._speakers[number] = None

@@ -79,6 +79,7 @@ class Built:
 
     model: int
     model_type: str
+    model_size: str
     speakers: tuple[str, ...]
     languages: tuple[str, ...]
     synthetic: bool

@@ -28,7 +28,7 @@ from ..config import Settings
 from ..errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, TTSError
 from ..served_model import Loaded
 from ..speech.listening import Listener, Reader
-from ..speech.request import SpeechRequest
+from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .loading import most_slots
 from .messages import Answer, Begin, Built, Call, Cancel, Counts, Ended, Fault, Heard
 from .sound import SoundMemory
@@ -134,6 +134,17 @@ class EngineProcess:
     def cancel(self, utterance: int) -> None:
         """Nobody listens to it any more. Never raises: a child that is gone has cancelled everything."""
         self._send(Cancel(utterance))
+
+    def forget(self, voice: VoicePrompt) -> None:
+        """Keep nothing of that voice, whichever model speaks with it.
+
+        Never raises: a child that is gone keeps nothing.
+        """
+        with self._lock:
+            started = self._process is not None
+        if started:
+            with contextlib.suppress(TTSError):
+                self.call("forget", voice)
 
     def took(self, utterance: int, frames: int) -> None:
         """So many frames of it were read: the child, which may have paused it, sees that."""
@@ -312,7 +323,8 @@ class RemoteEngine:
     def __init__(self, process: EngineProcess, built: Built) -> None:
         self._process = process
         self._built = built
-        self.model_type, self.synthetic = built.model_type, built.synthetic
+        self.model_type, self.model_size = built.model_type, built.model_size
+        self.synthetic = built.synthetic
         self.speakers, self.languages = built.speakers, built.languages
         self.device, self.dtype = built.device, built.dtype
         self.slots, self.sample_rate = built.slots, built.sample_rate
@@ -320,6 +332,11 @@ class RemoteEngine:
     def check(self, request: SpeechRequest) -> None:
         """Raise the InvalidRequest that :meth:`open` would raise, without computing anything."""
         self._process.call("check", self._built.model, request)
+
+    def encode_reference(self, recording: CloneReference) -> VoicePrompt:
+        """Listen to a recording. Raises InvalidValue, NotSupportedByModel, EngineError and Draining."""
+        voice: VoicePrompt = self._process.call("encode_reference", self._built.model, recording)
+        return voice
 
     def open(
         self, request: SpeechRequest, *, deadline: float, cancelled: Callable[[], bool]
