@@ -62,12 +62,12 @@ class Settings(BaseSettings):
     more_models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Further checkpoints in the same process, each `DIRECTORY` or `NAME=DIRECTORY`; a list in "
-        "the file, separated by `:` in the environment. A request chooses by `model`.",
+        "the file, separated by `:` in the environment. A request chooses by `model`, or by the voice it wants.",
     )
     model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
         ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
-        description="Further names of models, each `ALIAS` of the first one or `ALIAS=NAME`; a list in the file, "
-        "separated by `:` in the environment. By default what OpenAI's clients send.",
+        description="Further names of models, each `ALIAS` of whichever suits the request or `ALIAS=NAME`; a list in "
+        "the file, separated by `:` in the environment. By default what OpenAI's clients send.",
     )
     voice_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
         (
@@ -80,6 +80,19 @@ class Settings(BaseSettings):
     )
     load_models: Literal["start", "first_use"] = Field(
         "start", description="When the further checkpoints are loaded: before ready, or by the first request."
+    )
+
+    voices_directory: Path | None = Field(
+        None,
+        description="Where saved voices are kept; default: `voices` in systemd's `$STATE_DIRECTORY`; without either "
+        "none are.",
+    )
+    max_voices: int = Field(
+        500,
+        ge=0,
+        le=100_000,
+        description="Most saved voices. Together they may also have no more than `max_body_bytes`, so that their "
+        "backup can be sent back.",
     )
 
     engine: Literal["frames", "reference"] = Field(
@@ -165,7 +178,12 @@ class Settings(BaseSettings):
     max_input_chars: int = Field(
         4096, ge=100, le=1_000_000, description="Longest text, in characters; doctor's sentence has to fit."
     )
-    max_body_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="Largest request body, in bytes.")
+    max_body_bytes: int = Field(
+        16 << 20,
+        ge=1024,
+        le=1 << 30,
+        description="Largest request body, in bytes; a minute of uncompressed stereo fits into the default.",
+    )
     max_audio_seconds: float = Field(
         600.0, gt=0, le=36_000, description="Longest speech of one request, in seconds at speed 1."
     )
@@ -269,10 +287,9 @@ class Settings(BaseSettings):
         return value
 
     @property
-    def models_by_alias(self) -> dict[str, str]:
-        """Alias of a model in the API -> the name it stands for."""
-        first = self.models[0][0]
-        return {alias: name or first for alias, _, name in (e.partition("=") for e in self.model_aliases)}
+    def models_by_alias(self) -> dict[str, str | None]:
+        """Alias of a model in the API -> the name it stands for; None: whichever suits the request."""
+        return {alias: name or None for alias, _, name in (e.partition("=") for e in self.model_aliases)}
 
     @property
     def voices_by_alias(self) -> dict[str, str]:
@@ -294,6 +311,14 @@ class Settings(BaseSettings):
         # systemd separates several directories by colons; the unit has one.
         cache = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
         return (Path(cache) if cache else Path("~/.cache/qwen3-tts").expanduser()) / "compile"
+
+    @property
+    def voices_path(self) -> Path | None:
+        """Where saved voices are kept: the setting, else below systemd's state directory, else nowhere."""
+        if self.voices_directory is not None:
+            return self.voices_directory
+        state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+        return Path(state) / "voices" if state else None
 
     @classmethod
     def settings_customise_sources(

@@ -18,6 +18,7 @@ from qwen3_tts_service.engine_process.parent import EngineProcess
 from qwen3_tts_service.lifecycle import ModelSource
 from server_process import Answer
 from stand_in_engine import Service, service
+from stand_in_voices import saved, send_form
 
 pytestmark = pytest.mark.slow
 
@@ -25,13 +26,18 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def running(base_checkpoint: Path) -> Iterator[Service]:
+def running(base_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = Settings(
         model=base_checkpoint, device="cpu", cpu_threads=1, codec_threads=1, slots=1, fastest_way="eager"
     )
     process = EngineProcess(settings)
     source = ModelSource("base", partial(process.load, base_checkpoint))
-    with service(source=source, max_audio_seconds=0.8) as started:
+    with service(
+        source=source,
+        voices_directory=tmp_path_factory.mktemp("voices"),
+        forget=process.forget,
+        max_audio_seconds=0.8,
+    ) as started:
         yield started
     process.stop()
 
@@ -71,6 +77,30 @@ def test_the_container_does_not_matter(running: Service) -> None:
     flac, wav = (sound(speak(running, audio=recording(2, audio_format=name))) for name in ("FLAC", "WAV"))
     assert len(flac) == len(wav)
     assert np.abs(flac - wav).max() <= 2
+
+
+def test_a_saved_voice_sounds_like_its_recording_whether_it_was_heard_before_or_not(running: Service) -> None:
+    """In context: the codec hears the recording once, and again when the voice was removed and came back."""
+    content = base64.b64decode(recording(2))
+    once = sound(speak(running, audio=recording(2), text="Some words."))
+    voice = saved(running, content, ref_text="Some words.")
+    backup = running.ask("GET", "/v1/audio/voices/export").content
+    for _ in range(2):
+        by_name = sound(speak(running, id="Ada"))
+        assert len(by_name) == len(once)
+        assert np.abs(by_name - once).max() <= 2
+    assert running.ask("DELETE", f"/v1/audio/voices/{voice['id']}").status == 200
+    assert speak(running, id="Ada").error["code"] == "unknown_voice"
+    restored = running.ask("POST", "/v1/audio/voices/import", backup, Content_Type="application/octet-stream")
+    assert restored.json["added"] == [voice["id"]]
+    assert np.abs(sound(speak(running, id=voice["id"])) - once).max() <= 2
+    assert running.ask("DELETE", f"/v1/audio/voices/{voice['id']}").status == 200
+
+
+def test_words_that_the_model_cannot_take_are_refused_when_the_voice_is_saved(running: Service) -> None:
+    answer = send_form(running, base64.b64decode(recording(59)), name="Long", ref_text="a1" * 2000)
+    assert (answer.status, answer.error["code"]) == (400, "input_too_long")
+    assert "text of the recording" in answer.error["message"]
 
 
 @pytest.mark.parametrize(

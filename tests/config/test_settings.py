@@ -178,7 +178,7 @@ def test_aliases_are_names_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("QWEN3_TTS_MODEL_ALIASES", "tts-1:hd=design")
     settings = config.load()
     assert settings.voices_by_alias == {"butler": "ryan"}
-    assert settings.models_by_alias == {"tts-1": "a", "hd": "design"}
+    assert settings.models_by_alias == {"tts-1": None, "hd": "design"}
     for name, value in (("VOICE_ALIASES", "butler"), ("VOICE_ALIASES", "=ryan"), ("MODEL_ALIASES", "hd=")):
         with monkeypatch.context() as wrong:
             wrong.setenv(f"QWEN3_TTS_{name}", value)

@@ -6,6 +6,7 @@ import pickle
 import queue
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class Host:
 
         def start(request: SpeechRequest, listener: Any, *, deadline: float) -> object:
             self.spoken.append(request)
-            return object()
+            return SimpleNamespace(text_tokens=1)
 
         self.engine.start = start  # type: ignore[attr-defined]
         monkeypatch.setattr(EngineLoader, "load", lambda *_: Loaded(self.engine))

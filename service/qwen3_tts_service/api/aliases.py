@@ -15,7 +15,7 @@ class Aliases:
         self._voices = settings.voices_by_alias
 
     def model(self, name: str | None, models: Collection[str]) -> str | None:
-        """What ``name`` means among ``models``; itself where it is no alias. None: the first model."""
+        """What ``name`` means among ``models``; itself where it is no alias. None: whichever suits the request."""
         if name is None or name in models:
             return name
         return self._models.get(name, name)

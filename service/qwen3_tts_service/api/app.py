@@ -8,18 +8,21 @@ from flask import Flask, Response, g
 
 from ..config import Settings
 from ..lifecycle import Lifecycle
-from . import catalogue, error_responses, health, metrics, openapi, speech
+from ..voices.store import VoiceStore
+from . import catalogue, error_responses, health, metrics, openapi, speech, voices
 from .auth import KeyRing
 from .edge import Edge
+from .routing import Router
 
 
-def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask:
-    """Build the application over one lifecycle. The size of a body is the server's to limit."""
+def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing, saved: VoiceStore) -> Flask:
+    """Build the application over one lifecycle and one store of voices. The size of a body is the server's to limit."""
     # No static folder: the package's directory must not be reachable by a path.
     app = Flask("qwen3_tts_service", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     edge = Edge(settings, keys)
     counted = metrics.Metrics(lifecycle)
+    router = Router(lifecycle, settings, saved)
 
     @app.before_request
     def identify() -> None:
@@ -37,8 +40,9 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing) -> Flask
 
     error_responses.register(app)
     app.register_blueprint(health.blueprint(lifecycle))
-    app.register_blueprint(catalogue.blueprint(lifecycle, settings))
+    app.register_blueprint(catalogue.blueprint(lifecycle))
     app.register_blueprint(metrics.blueprint(counted))
     app.register_blueprint(openapi.blueprint())
-    app.register_blueprint(speech.blueprint(lifecycle, settings, counted))
+    app.register_blueprint(speech.blueprint(lifecycle, settings, counted, router))
+    app.register_blueprint(voices.blueprint(lifecycle, settings, saved, router, counted))
     return app

@@ -9,33 +9,34 @@ from dataclasses import dataclass
 
 from ..config import Settings
 from ..errors import InvalidRequest, InvalidValue
-from ..lifecycle import Lifecycle
 from ..speech import parts, text
 from ..speech.formats import Output
 from ..speech.request import FRAMES_A_SECOND, Sampling, SpeechRequest
-from . import voice_field
-from .aliases import Aliases
+from .routing import Router
 from .schemas import SpeechBody
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request for speech: what is spoken by which model, and how it leaves."""
+    """One request for speech: what is spoken by which model, and how it leaves.
+
+    ``voice`` is what is told of the voice: a speaker, the id of a saved voice, or what else it is in brackets.
+    """
 
     request: SpeechRequest
     output: Output
     model: str
+    voice: str
     #: Whether the journal may have the text.
     log_text: bool
 
 
 class Asking:
-    """Reads bodies with one server's models, limits and aliases."""
+    """Reads bodies with one server's models, voices and limits."""
 
-    def __init__(self, lifecycle: Lifecycle, settings: Settings) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, settings: Settings, router: Router) -> None:
         self._settings = settings
-        self._aliases = Aliases(settings)
+        self._router = router
 
     def read(self, body: SpeechBody, *, whole: bool) -> Asked:
         """What ``body`` asks for; ``whole`` sends nothing before all of it is made.
@@ -46,8 +47,9 @@ class Asking:
         output = Output(
             body.response_format, speed=body.speed, marked=settings.mark_ai_generated, whole=whole
         )
-        model = self._lifecycle.model(self._aliases.model(body.model, self._lifecycle.models))
-        voice = voice_field.read(body.voice, max_bytes=settings.max_body_bytes)
+        route = self._router.route(
+            model=body.model, voice=body.voice, instructions=self._instructions(body.instructions)
+        )
         spoken = text.clean(body.input, max_chars=settings.max_input_chars)
         first, *more = (
             (spoken,) if body.split == "none" else parts.parts(body.input, body.split, body.language)
@@ -57,15 +59,15 @@ class Asking:
             text=first,
             more_parts=tuple(more),
             pause_s=body.pause,
-            voice=self._aliases.voice(voice.name, model.description.speakers if model.description else ()),
-            clone=voice.recording,
+            voice=route.voice,
+            clone=route.clone,
             language=body.language,
-            instructions=self._instructions(body.instructions),
+            instructions=route.instructions,
             seed=secrets.randbits(31) if body.seed is None else body.seed,
             max_frames=self._frames(body.max_seconds),
             drawing=body.drawing,
         )
-        return Asked(request, output, model.name, settings.log_text)
+        return Asked(request, output, route.model.name, route.label, settings.log_text)
 
     def _frames(self, max_seconds: float | None) -> int:
         limit = self._settings.max_audio_seconds

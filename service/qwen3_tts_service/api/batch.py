@@ -95,7 +95,8 @@ class Batches:
 
     def _spoken(self, number: int, item: dict[str, Any], client: _Client) -> dict[str, Any]:
         body, _ = schemas.speech(item)
-        asked = self._asking.read(body, whole=True)
+        with self._metrics.refusals(self._lifecycle.main.name):
+            asked = self._asking.read(body, whole=True)
         with self._metrics.refusals(asked.model), named_as_sent():
             speech = self._begun(asked, client)
         answer = Answer(

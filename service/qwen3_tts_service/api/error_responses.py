@@ -19,6 +19,7 @@ _PATH = re.compile(r"(?<![\w.])(/[\w.@+~-]+){2,}/?(:\d+)?")
 #: First match wins, so the special stand before the general. 499: the client is gone and reads nothing.
 _STATUS: tuple[tuple[type[errors.TTSError], int, str], ...] = (
     (errors.UnknownModel, 404, "invalid_request_error"),
+    (errors.NoSuchVoice, 404, "invalid_request_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.Unauthorized, 401, "authentication_error"),
     (errors.Forbidden, 403, "permission_error"),
@@ -27,6 +28,8 @@ _STATUS: tuple[tuple[type[errors.TTSError], int, str], ...] = (
     (errors.DeadlineExceeded, 504, "timeout_error"),
     (errors.Unavailable, 503, "unavailable_error"),
     (errors.Cancelled, 499, "cancelled"),
+    (errors.NoVoiceDirectory, 501, "server_error"),
+    (errors.StorageFull, 507, "server_error"),
     (errors.TTSError, 500, "server_error"),
 )
 

@@ -8,12 +8,34 @@ from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
 from ..speech.formats import CONTENT_TYPES, FASTEST, SLOWEST
-from .schemas import TOLERATED, BatchBody, SpeechBody
+from .schemas import TOLERATED, BatchBody, DesignBody, RenameBody, SpeechBody
 
 _SPEECH_EXAMPLE = {"input": "Good morning.", "voice": "alloy", "response_format": "mp3"}
 _BATCH_EXAMPLE = {
     "items": [{"input": "Good morning."}, {"input": "Good night."}],
     "defaults": {"voice": "alloy", "response_format": "opus"},
+}
+_DESIGN_EXAMPLE = {
+    "name": "Narrator",
+    "design": "A deep, calm voice of an old man.",
+    "text": "This is how I sound when I read to you.",
+}
+_RECORDING = {
+    "type": "object",
+    "required": ["name", "audio", "consent"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "description": "What the voice shall be called."},
+        "audio": {
+            "type": "string",
+            "format": "binary",
+            "description": "wav, mp3, flac, ogg or m4a, 1 to 60 s.",
+        },
+        "consent": {"const": "true", "description": "The person whose voice it is agreed."},
+        "ref_text": {"type": "string", "description": "What is said in it; none: only its sound is taken."},
+        "language": {"type": "string", "description": "What the voice speaks."},
+        "model": {"type": "string", "description": "The base model that takes the voice; none: the first."},
+    },
 }
 _ERROR = {
     "type": "object",
@@ -55,7 +77,14 @@ def document() -> dict[str, Any]:
         "info": {"title": "Qwen3-TTS speech server", "version": "1"},
         "paths": _paths(),
         "components": {
-            "schemas": {"Speech": _speech(), "Batch": _body(BatchBody, _BATCH_EXAMPLE), "Error": _ERROR},
+            "schemas": {
+                "Speech": _speech(),
+                "Batch": _body(BatchBody, _BATCH_EXAMPLE),
+                "Recording": _RECORDING,
+                "Design": _body(DesignBody, _DESIGN_EXAMPLE),
+                "Rename": _body(RenameBody, {"name": "Narrator"}),
+                "Error": _ERROR,
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         # Both: a server without keys asks for none.
@@ -92,9 +121,7 @@ def _paths() -> dict[str, Any]:
                 errors={404: "Not of the last minutes, or another key's"},
             )
         },
-        "/v1/audio/voices": {
-            "get": _operation("Who can speak", gives=_json(_list_of("voices")), errors={503: _BUSY[503]})
-        },
+        **_voices(),
         "/v1/models": {
             "get": _operation("The served models", gives=_json(_list_of("data")), errors={503: _BUSY[503]})
         },
@@ -108,11 +135,64 @@ def _paths() -> dict[str, Any]:
     }
 
 
+def _voices() -> dict[str, Any]:
+    voice_id = {"name": "voice_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    backup = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    a_voice = _json({"type": "object", "required": ["id", "name"]})
+    unknown = {404: "No such voice"}
+    unkept = {
+        501: "No place to keep voices",
+        503: "Not ready, or the disk fails, see Retry-After",
+        507: "No room for more voices",
+    }
+    return {
+        "/v1/audio/voices": {
+            "get": _operation("Who can speak", gives=_json(_list_of("voices")), errors={503: _BUSY[503]}),
+            "post": _operation(
+                "Save a voice, of a recording or of a description",
+                takes={
+                    "multipart/form-data": {"schema": {"$ref": "#/components/schemas/Recording"}},
+                    **_json({"$ref": "#/components/schemas/Design"}),
+                },
+                gives=a_voice,
+                made=True,
+                errors=_BUSY | _FAILED | unkept | {404: "No such model"},
+            ),
+        },
+        "/v1/audio/voices/{voice_id}": {
+            "get": _operation("A saved voice", parameters=[voice_id], gives=a_voice, errors=unknown),
+            "patch": _operation(
+                "Rename a saved voice",
+                parameters=[voice_id],
+                takes="Rename",
+                gives=a_voice,
+                errors=unknown | unkept,
+            ),
+            "delete": _operation(
+                "Remove a saved voice",
+                parameters=[voice_id],
+                gives=_json({"type": "object"}),
+                errors=unknown | {503: unkept[503]},
+            ),
+        },
+        "/v1/audio/voices/export": {"get": _operation("All saved voices as one file", gives=backup)},
+        "/v1/audio/voices/import": {
+            "post": _operation(
+                "Keep the voices of such a file",
+                takes=backup,
+                gives=_json({"type": "object", "required": ["added", "unchanged"]}),
+                errors=unkept,
+            )
+        },
+    }
+
+
 def _operation(
     summary: str,
     *,
     gives: dict[str, Any],
-    takes: str = "",
+    takes: str | dict[str, Any] = "",
+    made: bool = False,
     parameters: list[dict[str, Any]] | None = None,
     errors: dict[int, str] | None = None,
     not_ready: bool = False,
@@ -127,7 +207,7 @@ def _operation(
         told |= {
             400: "A field is wrong: `param` names it",
             413: "The body is too large",
-            415: "It is not JSON",
+            415: "Its `Content-Type` is another",
         }
     answers = {
         str(status): {"description": meaning, "content": _json({"$ref": "#/components/schemas/Error"})}
@@ -137,10 +217,10 @@ def _operation(
         answers["503"] = {"description": "Not ready", "content": gives}
     operation: dict[str, Any] = {
         "summary": summary,
-        "responses": {"200": {"description": "As asked", "content": gives}, **answers},
+        "responses": {"201" if made else "200": {"description": "As asked", "content": gives}, **answers},
     }
     if takes:
-        content = _json({"$ref": f"#/components/schemas/{takes}"})
+        content = takes if isinstance(takes, dict) else _json({"$ref": f"#/components/schemas/{takes}"})
         operation["requestBody"] = {"required": True, "content": content}
     if parameters:
         operation["parameters"] = parameters

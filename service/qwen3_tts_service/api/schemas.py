@@ -23,7 +23,8 @@ class SpeechBody(BaseModel):
     model: str | None = Field(None, description="A name of /v1/models or an alias; none: whichever fits.")
     voice: str | dict[str, Any] | None = Field(
         None,
-        description='A name of /v1/audio/voices, {"id": NAME}, or a recording: {"audio": BASE64, "text": WORDS}.',
+        description='A name of /v1/audio/voices, {"id": NAME}, a recording: {"audio": BASE64, "text": WORDS}, or a '
+        'description: {"design": WORDS}.',
     )
     instructions: str | None = Field(None, description="How it shall be said, or who speaks, in words.")
     response_format: str = Field("mp3", description="mp3, opus, aac, flac, wav or pcm.")
@@ -71,6 +72,27 @@ class BatchBody(BaseModel):
     )
 
 
+class DesignBody(BaseModel):
+    """``POST /v1/audio/voices``: a voice after a description, heard in one sentence."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(description="What the voice shall be called.")
+    design: str = Field(description="What the voice is like, in words.")
+    text: str = Field(description="What it says to be heard: a sentence or two.")
+    language: str | None = Field(None, description="The language of the text; none: the model decides.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="The same seed gives the same voice.")
+    model: str | None = Field(None, description="The base model that takes the voice; none: the first.")
+
+
+class RenameBody(BaseModel):
+    """``PATCH /v1/audio/voices/{id}``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(description="What the voice shall be called.")
+
+
 #: Fields of other servers that unmodified clients send and that change nothing here.
 TOLERATED = ("user",)
 
@@ -87,9 +109,9 @@ def parse(body: bytes) -> tuple[SpeechBody, list[str]]:
     return speech(_object(body))
 
 
-def parse_batch(body: bytes) -> BatchBody:
-    """Read the body of a batch, whose items are not looked into. Raises as :func:`parse`."""
-    return _validated(BatchBody, _object(body))
+def parse_as(kind: type[Body], body: bytes) -> Body:
+    """Read a body of that kind; the items of a batch are not looked into. Raises as :func:`parse`."""
+    return _validated(kind, _object(body))
 
 
 def speech(content: dict[str, Any]) -> tuple[SpeechBody, list[str]]:

@@ -15,13 +15,14 @@ from .asking import Asking, named_as_sent
 from .batch import Batches
 from .metrics import Metrics
 from .records import KEPT_S, Records
+from .routing import Router
 from .streams import client_is_gone, connection, takes_chunks
 
 
-def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blueprint:
+def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics, router: Router) -> Blueprint:
     """The endpoints over the models of one process."""
     routes = Blueprint("speech", __name__)
-    asking = Asking(lifecycle, settings)
+    asking = Asking(settings, router)
     records = Records()
     batches = Batches(lifecycle, settings, asking, metrics, records)
 
@@ -30,7 +31,8 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
         body, ignored = schemas.parse(_json())
         events = body.stream_format == "sse"
         # HTTP/1.0 knows no chunks: there the end of an answer without a length looks like a cut.
-        asked = asking.read(body, whole=not events and not (body.stream and takes_chunks()))
+        with metrics.refusals(lifecycle.main.name):
+            asked = asking.read(body, whole=not events and not (body.stream and takes_chunks()))
         deadline = time.monotonic() + settings.request_timeout_s
         with metrics.refusals(asked.model), named_as_sent():
             speech = lifecycle.speak(
@@ -65,7 +67,7 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> Blu
 
     @routes.post("/v1/audio/speech/batch")
     def speak_batch() -> Response:
-        return batches.answer(schemas.parse_batch(_json()))
+        return batches.answer(schemas.parse_as(schemas.BatchBody, _json()))
 
     @routes.get("/v1/audio/speech/<request_id>")
     def went(request_id: str) -> Response:

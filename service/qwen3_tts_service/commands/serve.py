@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import os
 import socket
@@ -26,6 +27,8 @@ from ..engine_process.loading import most_slots
 from ..engine_process.parent import EngineProcess
 from ..errors import ConfigurationError
 from ..lifecycle import Lifecycle, ModelSource, Status
+from ..served_model import Kind
+from ..voices.store import VoiceStore
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -90,7 +93,10 @@ def _serve(
     lifecycle = Lifecycle(
         [
             ModelSource(
-                name, partial(engine.load, path), at_start=not number or settings.load_models == "start"
+                name,
+                partial(engine.load, path),
+                at_start=not number or settings.load_models == "start",
+                kind=_kind(path),
             )
             for number, (name, path) in enumerate(settings.models)
         ],
@@ -99,9 +105,15 @@ def _serve(
         keepalive_s=settings.keepalive_s,
         unload_after_s=settings.unload_after_s,
     )
+    voices = VoiceStore(
+        settings.voices_path,
+        most_voices=settings.max_voices,
+        most_bytes=settings.max_body_bytes,
+        on_removed=engine.forget,
+    )
     host, port = listener.getsockname()[:2]
     server = Server(
-        create_app(lifecycle, settings, keys),
+        create_app(lifecycle, settings, keys, voices),
         listener,
         requests=len(settings.models) * (most_slots(settings) + settings.queue_size),
         max_body_bytes=settings.max_body_bytes,
@@ -136,6 +148,19 @@ def _serve(
     lifecycle.start()
     server.run()
     return _exit_status(broken[0]) if broken else 0
+
+
+def _kind(checkpoint: Path) -> Kind | None:
+    """What a checkpoint is for, so that requests find one that is loaded on first use. None: its loader says why."""
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        return Kind(
+            model_type=str(config["tts_model_type"]),
+            model_size=str(config.get("tts_model_size")),
+            speakers=tuple(config["talker_config"].get("spk_id") or ()),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _exit_status(broken: Status) -> int:
