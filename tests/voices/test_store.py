@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,23 @@ def test_a_name_belongs_to_one_voice(tmp_path: Path) -> None:
         with pytest.raises(InvalidValue, match=ada.words.id):
             take()
     assert kept.rename(ada.words.id, "ADA").words.name == "ADA"
+
+
+def test_of_many_who_want_a_name_at_once_one_gets_it(tmp_path: Path) -> None:
+    kept = store(tmp_path, most_voices=100)
+    together = threading.Barrier(8)
+
+    def take(number: int) -> bool:
+        together.wait(10)
+        try:
+            kept.add(voice("Ada", number))
+        except InvalidValue:
+            return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(take, range(8))) == [False] * 7 + [True]
+    assert len(store(tmp_path).all()) == 1
 
 
 @pytest.mark.parametrize(

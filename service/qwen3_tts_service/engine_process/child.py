@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 #: from being spoken.
 _WORKERS = 8
 #: Calls that take no time and must not wait for those that do.
-_AT_ONCE = ("ping", "stats")
+_AT_ONCE = ("ping", "stats", "forget")
 #: How long a thread that computes in Python keeps the interpreter while another one waits (seconds). Python's own
 #: 5 ms are longer than a frame. Modelled with a device of 3 ms a frame, 32 slots and one busy thread on two cores:
 #: the gaps' 95th percentile is 15 ms with 5 ms, 5.5 to 8.4 ms with 0.5 ms, and grows again below.
