@@ -24,7 +24,7 @@ class Voice:
         self.given_up = False
         frames = min(parts.frames, request.max_frames)
         for _ in range(frames):
-            listener.hear(np.full(SAMPLES_A_FRAME, number / 10, np.float32))
+            listener.hear(np.full(SAMPLES_A_FRAME, (number + 1) / 10, np.float32))
         if number != parts.held:
             listener.end("length" if frames < parts.frames else "stop", None)
 
@@ -76,11 +76,33 @@ def test_every_part_is_heard_in_order_without_a_gap() -> None:
     engine = Parts()
     narration = narrate(engine)
     heard = np.concatenate(list(narration.waveform))
-    assert np.array_equal(heard, np.repeat(np.float32([0.0, 0.1, 0.2]), 3 * SAMPLES_A_FRAME))
+    assert len(heard) == 9 * SAMPLES_A_FRAME
+    for number, part in enumerate(np.split(heard, 3)):
+        assert np.all(part[120:-120] == np.float32((number + 1) / 10))
     assert [part.text for part in engine.asked] == ["text 0", "text 1", "text 2"]
     assert {(part.voice, part.more_parts) for part in engine.asked} == {("vivian", ())}
     assert [part.seed for part in engine.asked] == [40, 41, 42], "not the same noise again and again"
     assert (narration.finish, narration.text_tokens, narration.part) == ("stop", 21, 2)
+
+
+def largest_step(sound: np.ndarray) -> float:
+    """From one sample to the next: a click is a large one."""
+    return float(np.abs(np.diff(sound)).max())
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1])
+def test_there_is_no_click_where_parts_meet(pause_s: float) -> None:
+    heard = np.concatenate(list(narrate(Parts(), pause_s=pause_s).waveform))
+    assert largest_step(heard) < 0.003
+    assert (heard[0], heard[-1]) == (np.float32(0.1), np.float32(0.3)), "the very ends are as they are"
+    clicks = heard.copy()
+    clicks[2 * SAMPLES_A_FRAME] += 0.02
+    assert largest_step(clicks) > 0.01, "one would be found"
+
+
+def test_a_text_of_one_part_is_not_touched() -> None:
+    heard = np.concatenate(list(narrate(Parts(), texts=1).waveform))
+    assert np.array_equal(heard, np.full(3 * SAMPLES_A_FRAME, 0.1, np.float32))
 
 
 def test_a_part_begins_when_the_one_before_is_made_and_not_when_it_was_heard() -> None:
@@ -98,7 +120,7 @@ def test_a_pause_is_silence_between_parts() -> None:
     heard = np.concatenate(list(narrate(Parts(), texts=2, pause_s=0.5).waveform))
     assert len(heard) == 6 * SAMPLES_A_FRAME + 12_000
     assert not heard[3 * SAMPLES_A_FRAME :][:12_000].any()
-    assert heard[-3 * SAMPLES_A_FRAME :].all()
+    assert heard[-3 * SAMPLES_A_FRAME + 1 :].all()
 
 
 @pytest.mark.parametrize(("max_frames", "asked"), [(100, 3), (9, 3), (8, 3), (7, 3), (6, 2), (3, 1), (2, 1)])
@@ -122,7 +144,7 @@ def test_what_fails_in_a_later_part_is_told_after_what_was_made() -> None:
     heard = []
     with pytest.raises(InvalidValue, match="planted"):
         heard.extend(narration.waveform)
-    assert len(heard) == 3
+    assert sum(map(len, heard)) == 3 * SAMPLES_A_FRAME
 
 
 def test_giving_up_ends_the_part_and_begins_no_other() -> None:

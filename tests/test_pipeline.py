@@ -33,6 +33,9 @@ WAIT_S = 60.0
 SLOTS = 2
 AHEAD = 8
 GREEDY = Sampling(greedy=True)
+#: Where parts of a text meet they are faded, for 5 ms.
+FADE = 120
+RAMP = np.arange(FADE, dtype=np.float32) / FADE
 #: Some fifty frames: the synthetic talker speaks in proportion to the text.
 LONG = SpeechRequest("word " * 9, "vivian", seed=3)
 
@@ -106,6 +109,10 @@ def test_a_text_in_parts_sounds_as_its_parts_do(engine: StreamingEngine) -> None
     ]
     alone = list(map(whole, utterances))
     silence = np.zeros(2400, np.float32)
+    alone[0][-FADE:] *= RAMP[::-1]
+    alone[1][:FADE] *= RAMP
+    alone[1][-FADE:] *= RAMP[::-1]
+    alone[2][:FADE] *= RAMP
     close_to(heard, np.concatenate([alone[0], silence, alone[1], silence, alone[2]]))
     assert len(own) != len(alone[1]) or np.abs(own - alone[1]).max() > 0.01, "the changes are heard"
     assert narration.text_tokens == sum(utterance.text_tokens for utterance in utterances)

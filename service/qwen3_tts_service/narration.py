@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,6 +16,9 @@ from .speech.request import FRAMES_A_SECOND, CloneReference, SpeechRequest, Voic
 #: Longest speech of one part, in frames: a slot holds no more with its prompt, and a talker that never ends is not
 #: waited for any longer.
 _LONGEST_PART = 2000
+#: How long the ends of parts that meet are faded: 5 ms at 24 kHz, in samples; and how loud each of these is.
+_FADE = 120
+_RAMP = np.linspace(0.0, 1.0, _FADE, endpoint=False, dtype=np.float32)
 
 
 class Utterance(Protocol):
@@ -108,7 +111,8 @@ class Narration:
             utterance = self._utterances[-1]
             asked = number + 1 == self._parts
             failure: TTSError | None = None
-            for piece in utterance:
+            followed = number + 1 < self._parts
+            for piece in _softened(utterance, begins=number > 0, ends=followed):
                 if not asked and utterance.finish is not None:
                     asked = True
                     try:
@@ -149,3 +153,26 @@ class Narration:
 
     def _gone(self) -> bool:
         return self._given_up.is_set() or self._is_cancelled()
+
+
+def _softened(
+    pieces: Iterable[npt.NDArray[np.float32]], *, begins: bool, ends: bool
+) -> Iterator[npt.NDArray[np.float32]]:
+    """The pieces of a part, faded in where it ``begins`` after another and out where it ``ends`` before one.
+
+    Where one part's last sample meets the next one's first they may differ by anything, which is a click.
+    """
+    held = np.zeros(0, np.float32)
+    for piece in pieces:
+        sound = piece
+        if begins and len(sound):
+            begins = False
+            sound = sound.copy()
+            sound[:_FADE] *= _RAMP[: len(sound)]
+        if ends:
+            sound = np.concatenate([held, sound])
+            sound, held = sound[:-_FADE], sound[-_FADE:]
+        if len(sound):
+            yield sound
+    if len(held):
+        yield held * _RAMP[::-1][-len(held) :]
