@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qwen3_tts_service.admission import Limits
 from qwen3_tts_service.api.app import create_app
 from qwen3_tts_service.api.auth import KeyRing
 from qwen3_tts_service.api.listener import listen
@@ -182,7 +183,7 @@ def service(
     states: list[Status] = []
     lifecycle = Lifecycle(
         [source or ModelSource("stand-in", lambda on_fault: Loaded(engine)), *more],
-        queue_size=chosen.queue_size,
+        limits=Limits(chosen.queue_size, chosen.max_queue_wait_s, chosen.streams_per_key),
         on_change=states.append,
         keepalive_s=chosen.keepalive_s,
         unload_after_s=chosen.unload_after_s,

@@ -29,9 +29,10 @@ ALLOWED: dict[str, set[str] | None] = {
     "codec": {"checkpoints", "cores", "errors"},
     "pipeline": {"speech", "engine", "codec", "checkpoints", "errors"},
     "narration": {"speech", "errors"},
-    "synthesis": {"narration", "speech", "audio", "errors"},
-    "served_model": {"narration", "synthesis", "speech", "errors"},
-    "lifecycle": {"served_model", "synthesis", "speech", "errors"},
+    "admission": {"errors"},
+    "synthesis": {"admission", "narration", "speech", "audio", "errors"},
+    "served_model": {"admission", "narration", "synthesis", "speech", "errors"},
+    "lifecycle": {"admission", "served_model", "synthesis", "speech", "errors"},
     "engine_process": {
         "served_model",
         "pipeline",
@@ -67,6 +68,7 @@ CONFINED = {
     "flask": {"api"},
     "werkzeug": {"api"},
     "waitress": {"api"},
+    "limits": {"api", "config"},
     "prometheus_client": {"api"},
     "click": {"commands", "cli"},
 }

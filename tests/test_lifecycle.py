@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from qwen3_tts_service.admission import Limits
 from qwen3_tts_service.errors import CheckpointError, DeviceFault, NotReady, SelfCheckFailed
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
 from qwen3_tts_service.served_model import Loaded, LoadedEngine, SelfCheck
@@ -24,7 +25,7 @@ def begin(
     heard: list[Status] = []
     lifecycle = Lifecycle(
         [ModelSource("one", lambda on_fault: Loaded(load(), self_check or SelfCheck()))],
-        queue_size=1,
+        limits=Limits(queue_size=1),
         on_change=heard.append,
     )
     lifecycle.start()
@@ -118,7 +119,7 @@ def test_an_engine_tells_of_a_lost_device_by_itself() -> None:
         told.append(on_fault)
         return Loaded(StandInEngine())
 
-    lifecycle = Lifecycle([ModelSource("one", load)], queue_size=1)
+    lifecycle = Lifecycle([ModelSource("one", load)], limits=Limits(queue_size=1))
     lifecycle.start()
     until(lifecycle, "ready")
     told[0](DeviceFault("a frame took longer than 10 s"))

@@ -1,4 +1,4 @@
-"""The queue without HTTP: what only a look from inside can show."""
+"""One request from its turn to its end, without HTTP: what only a look from inside can show."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from qwen3_tts_service.admission import Limits
 from qwen3_tts_service.audio import pcm
 from qwen3_tts_service.errors import (
     Cancelled,
@@ -44,7 +45,7 @@ def speak(synthesis: Synthesis, text: str = "a", timeout_s: float = 10.0, **argu
 def test_speech_comes_in_pieces_and_tells_its_length_and_its_end() -> None:
     engine = StandInEngine()
     engine.repeat = 3
-    synthesis = Synthesis(engine, queue_size=0)
+    synthesis = Synthesis(engine, limits=Limits(0))
     speech = begin(synthesis)
     assert len(next(speech)) == 4800
     assert (speech.finish, speech.audio_s) == (None, 0.1)
@@ -58,7 +59,7 @@ def test_speech_comes_in_pieces_and_tells_its_length_and_its_end() -> None:
 def test_a_streamed_wav_is_the_whole_one_behind_another_header() -> None:
     engine = StandInEngine()
     engine.repeat = 3
-    synthesis = Synthesis(engine, queue_size=0)
+    synthesis = Synthesis(engine, limits=Limits(0))
     request = SpeechRequest("a", "vivian")
     streamed = b"".join(synthesis.speak(request, output=Output("wav"), timeout_s=1))
     [whole] = synthesis.speak(request, output=Output("wav", whole=True), timeout_s=1)
@@ -72,7 +73,7 @@ def test_a_streamed_wav_is_the_whole_one_behind_another_header() -> None:
 def test_half_speed_is_twice_the_sound() -> None:
     engine = StandInEngine()
     engine.repeat = 10
-    speech = Synthesis(engine, queue_size=0).speak(
+    speech = Synthesis(engine, limits=Limits(0)).speak(
         SpeechRequest("a", "vivian"), output=Output("pcm", speed=0.5), timeout_s=1
     )
     first = next(speech)
@@ -85,7 +86,7 @@ def test_a_long_piece_leaves_in_parts_of_a_second() -> None:
     """Upstream's own generate gives all of its sound at once."""
     engine = StandInEngine()
     engine.waveform = np.zeros(60_000, np.float32)
-    assert [len(part) for part in begin(Synthesis(engine, queue_size=0))] == [48_000, 48_000, 24_000]
+    assert [len(part) for part in begin(Synthesis(engine, limits=Limits(0)))] == [48_000, 48_000, 24_000]
 
 
 @pytest.mark.parametrize("speed", [1.0, 4.0])
@@ -93,7 +94,7 @@ def test_a_long_piece_leaves_in_parts_of_a_second() -> None:
 def test_what_is_no_number_is_no_sound(poison: float, speed: float) -> None:
     engine = StandInEngine()
     engine.waveform = np.array([0.1, poison], np.float32)
-    synthesis = Synthesis(engine, queue_size=0)
+    synthesis = Synthesis(engine, limits=Limits(0))
     speech = synthesis.speak(SpeechRequest("a", "vivian"), output=Output("mp3", speed=speed), timeout_s=1)
     with pytest.raises(EngineError, match="NaN or infinity"):
         next(speech)
@@ -103,29 +104,29 @@ def test_what_is_no_number_is_no_sound(poison: float, speed: float) -> None:
 def test_as_many_speak_as_there_are_slots() -> None:
     engine = StandInEngine(slots=3)
     engine.go.clear()
-    synthesis = Synthesis(engine, queue_size=1)
+    synthesis = Synthesis(engine, limits=Limits(1))
     speaking = [begin(synthesis, str(number)) for number in range(3)]
     with ThreadPoolExecutor() as pool:
         waits = pool.submit(begin, synthesis, "waits")
-        wait_for(lambda: synthesis.load == Load(3, 3, 1), "three speak, one waits")
+        wait_for(lambda: synthesis.load == Load(3, 3, 3, 1), "three speak, one waits")
         with pytest.raises(QueueFull):
             begin(synthesis)
         speaking[1].close()
         waits.result(5)
         assert engine.begun == ["0", "1", "2", "waits"]
-        assert synthesis.load == Load(3, 3, 0)
+        assert synthesis.load == Load(3, 3, 3, 0)
 
 
 def test_closing_half_way_gives_the_slot_back_once() -> None:
     engine = StandInEngine()
     engine.repeat = 3
-    synthesis = Synthesis(engine, queue_size=0)
+    synthesis = Synthesis(engine, limits=Limits(0))
     speech = begin(synthesis)
     next(speech)
     speech.close()
     speech.close()
     assert speech.finish == "cancelled"
-    assert synthesis.load == Load(1, 0, 0)
+    assert synthesis.load == Load(1, 1, 0, 0)
     assert engine.utterances[0].left is not None
     assert engine.spoken == []
 
@@ -133,7 +134,7 @@ def test_closing_half_way_gives_the_slot_back_once() -> None:
 def test_whoever_is_cancelled_from_another_thread_hears_of_it() -> None:
     engine = StandInEngine()
     engine.go.clear()
-    synthesis = Synthesis(engine, queue_size=0)
+    synthesis = Synthesis(engine, limits=Limits(0))
     speech = begin(synthesis)
     threading.Timer(0.1, speech.cancel).start()
     with pytest.raises(Cancelled):
@@ -145,7 +146,7 @@ def test_a_lost_device_is_told_whoever_asked() -> None:
     told: list[DeviceFault] = []
     engine = StandInEngine()
     engine.repeat, engine.fault, engine.fault_at = 2, DeviceFault("gone"), 1
-    synthesis = Synthesis(engine, queue_size=0, on_fault=told.append)
+    synthesis = Synthesis(engine, limits=Limits(0), on_fault=told.append)
     speech = begin(synthesis)
     next(speech)
     with pytest.raises(DeviceFault):
@@ -153,17 +154,26 @@ def test_a_lost_device_is_told_whoever_asked() -> None:
     assert (told, speech.finish) == ([engine.fault], "error")
 
 
+def test_who_is_refused_costs_the_engine_nothing() -> None:
+    engine = StandInEngine()
+    synthesis = Synthesis(engine, limits=Limits(0))
+    with contextlib.closing(begin(synthesis)):
+        engine.check = None  # type: ignore[method-assign, assignment]
+        with pytest.raises(QueueFull):
+            begin(synthesis)
+
+
 def test_a_wrong_request_takes_no_place() -> None:
-    synthesis = Synthesis(StandInEngine(), queue_size=0)
+    synthesis = Synthesis(StandInEngine(), limits=Limits(0))
     with pytest.raises(UnknownVoice):
         synthesis.speak(SpeechRequest("a", "nobody"), output=Output("pcm"), timeout_s=1)
-    assert synthesis.wait_until_idle(0)
+    assert synthesis.room.wait_until_idle(0)
 
 
 @pytest.mark.parametrize("fault", [EngineError("planted"), ZeroDivisionError("planted")])
 def test_an_error_frees_the_place(fault: Exception) -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, queue_size=0)
+    synthesis = Synthesis(engine, limits=Limits(0))
     engine.fault = fault
     with pytest.raises(type(fault), match="planted"):
         speak(synthesis)
@@ -171,34 +181,9 @@ def test_an_error_frees_the_place(fault: Exception) -> None:
     assert speak(synthesis).audio_s == pytest.approx(0.1)
 
 
-def test_between_two_turns_the_queue_does_not_grow() -> None:
-    """When one has finished and the next has not woken up yet nobody runs: that is no free place more."""
-    synthesis = Synthesis(StandInEngine(), queue_size=1)
-    synthesis._waiting.append(object())
-    synthesis._waiting.append(object())
-    with pytest.raises(QueueFull, match="2 requests are waiting and 1 may"):
-        speak(synthesis)
-
-
-def test_retry_after_follows_the_measured_time() -> None:
-    engine = StandInEngine()
-    synthesis = Synthesis(engine, queue_size=0)
-    synthesis._mean_s = 40.0
-    engine.go.clear()
-    with ThreadPoolExecutor() as pool:
-        running = pool.submit(speak, synthesis)
-        wait_for(lambda: engine.begun, "it runs")
-        with pytest.raises(QueueFull) as caught:
-            speak(synthesis)
-        engine.go.set()
-        running.result(5)
-    assert caught.value.retry_after_s == 40
-    assert synthesis._mean_s < 40
-
-
 def test_the_deadline_counts_the_time_in_the_queue() -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, queue_size=1)
+    synthesis = Synthesis(engine, limits=Limits(1))
     engine.go.clear()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(speak, synthesis)
@@ -213,24 +198,24 @@ def test_the_deadline_counts_the_time_in_the_queue() -> None:
 
 def test_whoever_leaves_is_not_spoken_for() -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, queue_size=1)
+    synthesis = Synthesis(engine, limits=Limits(1))
     engine.go.clear()
     with pytest.raises(Cancelled):
         speak(synthesis, gone=lambda: True)
-    assert synthesis.wait_until_idle(0)
+    assert synthesis.room.wait_until_idle(0)
 
 
 def test_closing_finishes_what_was_accepted_and_takes_no_more() -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, queue_size=2)
+    synthesis = Synthesis(engine, limits=Limits(2))
     engine.go.clear()
     with ThreadPoolExecutor() as pool:
         accepted = [pool.submit(speak, synthesis, "a"), pool.submit(speak, synthesis, "b")]
-        wait_for(lambda: len(synthesis._waiting) == 1, "one runs, one waits")
-        synthesis.close()
+        wait_for(lambda: synthesis.load.waiting == 1, "one runs, one waits")
+        synthesis.room.close()
         with pytest.raises(Draining):
             speak(synthesis)
-        assert synthesis.wait_until_idle(0.1) is False
+        assert synthesis.room.wait_until_idle(0.1) is False
         engine.go.set()
-        assert synthesis.wait_until_idle(5) is True
+        assert synthesis.room.wait_until_idle(5) is True
         assert [future.result(5).audio_s for future in accepted] == [0.1, 0.1]

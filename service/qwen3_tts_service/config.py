@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import limits
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -195,6 +196,24 @@ class Settings(BaseSettings):
     queue_size: int = Field(
         8, ge=0, le=1000, description="Requests of a model that wait for a slot; one more gets 429."
     )
+    max_queue_wait_s: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        description="Longest time of a request in the queue, in seconds; then it gets 429.",
+    )
+    streams_per_key: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Requests of one API key that a model speaks at a time, further ones wait; 0: no limit but the "
+        "fair share that every key has when others wait.",
+    )
+    rate_limit_per_key: str = Field(
+        "",
+        description="Requests that one API key may send, such as `60/minute` or `1000/day`; one more gets 429. "
+        "Empty: no limit. Without keys it holds for all clients together.",
+    )
     request_timeout_s: float = Field(
         600.0, gt=0, le=86400, description="Longest time of one request, in seconds, its queue included."
     )
@@ -228,6 +247,13 @@ class Settings(BaseSettings):
         # An empty path would be the current directory.
         if value == "":
             raise ValueError("name the directory of a checkpoint")
+        return value
+
+    @field_validator("rate_limit_per_key")
+    @classmethod
+    def _rate_is_one_rate(cls, value: str) -> str:
+        if value and len(limits.parse_many(value)) != 1:
+            raise ValueError("name one rate, such as 60/minute")
         return value
 
     @field_validator("*", mode="before")

@@ -132,6 +132,18 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
+class WaitedTooLong(QueueFull):
+    """No turn came within the longest time that a request may wait."""
+
+    code = "queue_wait"
+
+
+class RateLimited(Unavailable):
+    """This client's requests come faster than one client's may."""
+
+    code = "rate_limited"
+
+
 class NotReady(Unavailable):
     """The model is still loading, or the process is broken and says so."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from .admission import NO_KEY, Limits
 from .errors import DeviceFault, NotReady, TTSError, UnknownModel, shown
 from .served_model import Kind, Loader, ModelState, ServedModel
 from .speech.formats import Output
@@ -54,14 +55,14 @@ class Lifecycle:
     """Owns the models and the state of the process. Every method may be called from any thread.
 
     The first of ``sources`` is the one that is meant when a request names none. ``on_change`` hears every new
-    status. ``keepalive_s`` and ``unload_after_s`` as in the settings; 0 is never.
+    status. ``limits`` hold for each model. ``keepalive_s`` and ``unload_after_s`` as in the settings; 0 is never.
     """
 
     def __init__(
         self,
         sources: Sequence[ModelSource],
         *,
-        queue_size: int,
+        limits: Limits,
         on_change: Callable[[Status], None] = lambda status: None,
         keepalive_s: float = 0.0,
         unload_after_s: float = 0.0,
@@ -71,7 +72,7 @@ class Lifecycle:
             source.name: ServedModel(
                 source.name,
                 load=source.load,
-                queue_size=queue_size,
+                limits=limits,
                 kind=source.kind,
                 on_fault=self.device_lost,
             )
@@ -132,10 +133,13 @@ class Lifecycle:
         output: Output,
         timeout_s: float,
         model: str | None = None,
+        client: str = NO_KEY,
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
         """As :meth:`ServedModel.speak`; raises NotReady with the reason while the process is not."""
-        return self._able(model).speak(request, output=output, timeout_s=timeout_s, gone=gone)
+        return self._able(model).speak(
+            request, output=output, timeout_s=timeout_s, client=client, gone=gone
+        )
 
     def listen(
         self,
@@ -143,10 +147,11 @@ class Lifecycle:
         *,
         timeout_s: float,
         model: str | None = None,
+        client: str = NO_KEY,
         gone: Callable[[], bool] = lambda: False,
     ) -> VoicePrompt:
         """As :meth:`ServedModel.listen`; raises NotReady with the reason while the process is not."""
-        return self._able(model).listen(recording, timeout_s=timeout_s, gone=gone)
+        return self._able(model).listen(recording, timeout_s=timeout_s, client=client, gone=gone)
 
     def _able(self, name: str | None) -> ServedModel:
         chosen = self.model(name)

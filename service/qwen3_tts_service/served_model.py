@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
+from .admission import NO_KEY, Limits
 from .errors import DeviceFault, Draining, EngineError, NotReady, QueueFull, TTSError
 from .narration import Engine
 from .speech.formats import Output
@@ -145,8 +146,7 @@ class ServedModel:
     """One checkpoint under its name in the API. Every method may be called from any thread.
 
     ``load`` builds the engine, ``kind`` is what it will be, where that is known before, ``on_fault`` hears of a
-    lost device. At most ``queue_size`` requests wait for
-    the model to be loaded.
+    lost device. At most ``limits.queue_size`` requests wait for the model to be loaded.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class ServedModel:
         name: str,
         *,
         load: Loader,
-        queue_size: int,
+        limits: Limits,
         kind: Kind | None = None,
         on_fault: Callable[[DeviceFault], None] = lambda error: None,
     ) -> None:
@@ -166,7 +166,7 @@ class ServedModel:
         self.description: Description | None = None
         self.state: ModelState = "unloaded"
         self._load = load
-        self._queue_size = queue_size
+        self._limits = limits
         self._changed = threading.Condition()
         self._loading: threading.Thread | None = None
         self._waiting = 0
@@ -218,7 +218,7 @@ class ServedModel:
         if engine.synthetic:
             logger.warning("%s has random weights: it speaks noise, not language", self.name)
         self._last_busy = self._last_alive = time.monotonic()
-        self._synthesis = Synthesis(engine, queue_size=self._queue_size, on_fault=self.on_fault)
+        self._synthesis = Synthesis(engine, limits=self._limits, on_fault=self.on_fault)
         self._become("ready", on_state)
 
     def speak(
@@ -227,21 +227,29 @@ class ServedModel:
         *,
         output: Output,
         timeout_s: float,
+        client: str = NO_KEY,
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
         """As :meth:`Synthesis.speak`; loads the model first when it is not. Also raises NotReady."""
         return self._with_synthesis(
-            lambda synthesis, left_s: synthesis.speak(request, output=output, timeout_s=left_s, gone=gone),
+            lambda synthesis, left_s: synthesis.speak(
+                request, output=output, timeout_s=left_s, client=client, gone=gone
+            ),
             timeout_s,
             gone,
         )
 
     def listen(
-        self, recording: CloneReference, *, timeout_s: float, gone: Callable[[], bool] = lambda: False
+        self,
+        recording: CloneReference,
+        *,
+        timeout_s: float,
+        client: str = NO_KEY,
+        gone: Callable[[], bool] = lambda: False,
     ) -> VoicePrompt:
         """As :meth:`Synthesis.listen`; loads the model first when it is not. Also raises NotReady."""
         return self._with_synthesis(
-            lambda synthesis, left_s: synthesis.listen(recording, timeout_s=left_s, gone=gone),
+            lambda synthesis, left_s: synthesis.listen(recording, timeout_s=left_s, client=client, gone=gone),
             timeout_s,
             gone,
         )
@@ -263,7 +271,7 @@ class ServedModel:
     def load(self) -> Load:
         """How many speak and wait; no slots while it is not loaded."""
         synthesis = self._synthesis
-        return synthesis.load if synthesis else Load(slots=0, speaking=0, waiting=self._waiting)
+        return synthesis.load if synthesis else Load(slots=0, streams=0, speaking=0, waiting=self._waiting)
 
     def ways(self) -> Mapping[int, str]:
         """As the engine's; empty while it is not loaded."""
@@ -284,12 +292,12 @@ class ServedModel:
     def drain(self) -> None:
         """Take no new work."""
         if synthesis := self._synthesis:
-            synthesis.close()
+            synthesis.room.close()
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Block until nothing waits or speaks; false when ``timeout_s`` seconds were not enough."""
         synthesis = self._synthesis
-        return synthesis is None or synthesis.wait_until_idle(timeout_s)
+        return synthesis is None or synthesis.room.wait_until_idle(timeout_s)
 
     def close(self) -> None:
         """Let the engine and its memory go. Nothing is being spoken."""
@@ -321,7 +329,7 @@ class ServedModel:
         with self._changed:
             if self._synthesis is not None:
                 return self._synthesis
-            if self._waiting > self._queue_size:
+            if self._waiting > self._limits.queue_size:
                 raise QueueFull(
                     f"{self._waiting} requests wait for {self.name} to be loaded: try again later",
                     retry_after_s=_RETRY_AFTER_LOADING_S,
@@ -362,7 +370,7 @@ class ServedModel:
             logger.error("cannot load %s: %s", self.name, self._failure)
 
     def _put_aside(self, synthesis: Synthesis) -> None:
-        if not synthesis.close_when_idle():
+        if not synthesis.room.close_when_idle():
             return
         self.close()
         logger.info("%s is put aside after idling; the next request loads it again", self.name)

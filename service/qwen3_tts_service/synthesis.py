@@ -1,15 +1,13 @@
-"""The way of one request: queue, engine, tempo, encoder. The only module that joins the stages.
+"""The way of one request: waiting room, engine, tempo, encoder. The only module that joins the stages.
 
-As many requests are spoken at a time as the engine has slots. The queue in front is bounded and first come,
-first served; whoever waits or speaks is asked all the time whether the client is still there and whether the
-deadline has passed. Sound leaves as it is made: a :class:`Speech` is an iterator of bytes.
+As many requests are spoken at a time as the engine sustains; ``admission.py`` says who is next. Whoever waits or
+speaks is asked all the time whether the client is still there and whether the deadline has passed. Sound leaves
+as it is made: a :class:`Speech` is an iterator of bytes.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,19 +16,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from .admission import NO_KEY, Limits, Place, WaitingRoom
 from .audio import encoders, pcm
 from .audio.tempo import Tempo
-from .errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, QueueFull
+from .errors import Cancelled, DeadlineExceeded, DeviceFault
 from .narration import Engine, Narration
 from .speech.formats import Output
 from .speech.request import CloneReference, SpeechRequest, VoicePrompt
 
-#: How often a waiting request looks at its client and its deadline (seconds).
-_LOOK_S = 0.05
 #: What a voice has to be able to speak before it is kept.
 _TRIAL_TEXT = "Hello."
-#: Weight of the newest request in the running mean of durations.
-_NEWEST = 0.3
 
 #: How a request ended: by the model itself, at its longest length, given up by its client, out of time, failed.
 Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
@@ -38,9 +33,10 @@ Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
 
 @dataclass(frozen=True)
 class Load:
-    """One moment of the queue."""
+    """One moment of the waiting room. ``streams``: how many of the engine's slots may be used at a time."""
 
     slots: int
+    streams: int
     speaking: int
     waiting: int
 
@@ -58,19 +54,20 @@ class Speech:
         request: SpeechRequest,
         *,
         output: Output,
+        place: Place,
         arrived: float,
         deadline: float,
         gone: Callable[[], bool],
     ) -> None:
         self._synthesis = synthesis
+        self._place = place
         self._arrived = arrived
         self._deadline = deadline
-        self._started = time.monotonic()
         self._samples = self._spoken = 0
         #: How it ended; None while it has not.
         self.finish: Finish | None = None
         #: Seconds in the queue, from the request's arrival to its first sound, and of waiting for the engine.
-        self.queue_s = self._started - arrived
+        self.queue_s = place.began - arrived
         self.first_audio_s: float | None = None
         self.compute_s = 0.0
         with self._engine_works():
@@ -151,11 +148,11 @@ class Speech:
             yield
         except DeadlineExceeded:
             self._end("deadline")
-            raise self._synthesis.too_late() from None
+            raise self._synthesis.room.too_late() from None
         except Cancelled:
             if time.monotonic() > self._deadline:
                 self._end("deadline")
-                raise self._synthesis.too_late() from None
+                raise self._synthesis.room.too_late() from None
             self._end("cancelled")
             raise
         except BaseException as error:
@@ -168,7 +165,7 @@ class Speech:
 
     def _end(self, finish: Finish) -> None:
         self.finish = finish
-        self._synthesis.leave(time.monotonic() - self._started)
+        self._place.leave()
 
 
 def _at_most(longest: int, pieces: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
@@ -179,19 +176,22 @@ def _at_most(longest: int, pieces: Iterable[npt.NDArray[np.float32]]) -> Iterato
 
 
 class Synthesis:
-    """The bounded queue and what stands behind it. ``on_fault`` hears of a device that is lost."""
+    """An engine behind its waiting room. ``on_fault`` hears of a device that is lost.
+
+    ``streams`` of the engine's slots may be used at a time; None: all of them.
+    """
 
     def __init__(
-        self, engine: Engine, *, queue_size: int, on_fault: Callable[[DeviceFault], None] = lambda error: None
+        self,
+        engine: Engine,
+        *,
+        limits: Limits,
+        streams: int | None = None,
+        on_fault: Callable[[DeviceFault], None] = lambda error: None,
     ) -> None:
         self.engine = engine
         self.on_fault = on_fault
-        self._queue_size = queue_size
-        self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
-        self._speaking = 0
-        self._closed = False
-        self._mean_s = 1.0
+        self.room = WaitingRoom(engine.slots if streams is None else streams, limits)
 
     def speak(
         self,
@@ -199,29 +199,38 @@ class Synthesis:
         *,
         output: Output,
         timeout_s: float,
+        client: str = NO_KEY,
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
-        """Wait for a slot and begin to speak. Blocks; the caller closes what it gets.
+        """Wait for a place and begin to speak. Blocks; the caller closes what it gets.
 
-        ``gone`` says that nobody reads the result any more. Raises InvalidRequest before queueing, QueueFull,
-        Draining, DeadlineExceeded after ``timeout_s`` seconds (as does the speech itself), Cancelled, and
-        EngineError.
+        ``client`` is whose turn this is, ``gone`` says that nobody reads the result any more. Raises InvalidRequest
+        before queueing, QueueFull, WaitedTooLong, Draining, DeadlineExceeded after ``timeout_s`` seconds (as does
+        the speech itself), Cancelled, and EngineError.
         """
-        self.engine.check(request)
         arrived = time.monotonic()
         deadline = arrived + timeout_s
-        self._wait_for_a_slot(deadline, gone)
-        return Speech(self, request, output=output, arrived=arrived, deadline=deadline, gone=gone)
+        # Who is refused costs nothing: the engine may be in another process, and is busy then.
+        self.room.refuse_if_full(client)
+        self.engine.check(request)
+        place = self.room.enter(client, deadline=deadline, gone=gone)
+        return Speech(
+            self, request, output=output, place=place, arrived=arrived, deadline=deadline, gone=gone
+        )
 
     def listen(
-        self, recording: CloneReference, *, timeout_s: float, gone: Callable[[], bool] = lambda: False
+        self,
+        recording: CloneReference,
+        *,
+        timeout_s: float,
+        client: str = NO_KEY,
+        gone: Callable[[], bool] = lambda: False,
     ) -> VoicePrompt:
-        """Wait for a slot and take the voice from ``recording``, so that many requests can use it. Blocks.
+        """Wait for a place and take the voice from ``recording``, so that many requests can use it. Blocks.
 
         The voice can speak: one whose text is too long for the model is refused. Raises as :meth:`speak`.
         """
-        self._wait_for_a_slot(time.monotonic() + timeout_s, gone)
-        began = time.monotonic()
+        place = self.room.enter(client, deadline=time.monotonic() + timeout_s, gone=gone)
         try:
             voice = self.engine.encode_reference(recording)
             self.engine.check(SpeechRequest(_TRIAL_TEXT, clone=voice))
@@ -230,69 +239,10 @@ class Synthesis:
             self.on_fault(error)
             raise
         finally:
-            self.leave(time.monotonic() - began)
-
-    def _wait_for_a_slot(self, deadline: float, gone: Callable[[], bool]) -> None:
-        ticket = object()
-        with self._changed:
-            if self._closed:
-                raise Draining("the service is going down and takes no new work", retry_after_s=5.0)
-            # Counted with those that speak: when one has ended and the next has not woken up, a slot is free
-            # and the queue must not grow by it.
-            if self._speaking + len(self._waiting) >= self.engine.slots + self._queue_size:
-                raise QueueFull(
-                    f"{len(self._waiting)} requests are waiting and {self._queue_size} may: try again later",
-                    retry_after_s=self._retry_after_s(0),
-                )
-            self._waiting.append(ticket)
-            try:
-                while self._speaking >= self.engine.slots or self._waiting[0] is not ticket:
-                    self._changed.wait(_LOOK_S)
-                    if gone():
-                        raise Cancelled("the client went away while its request waited")
-                    if time.monotonic() > deadline:
-                        raise self.too_late()
-                self._speaking += 1
-            finally:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()
-
-    def leave(self, held_s: float) -> None:
-        """A speech has ended after ``held_s`` seconds: its slot is free."""
-        with self._changed:
-            self._speaking -= 1
-            self._mean_s += _NEWEST * (held_s - self._mean_s)
-            self._changed.notify_all()
-
-    def _retry_after_s(self, ahead: int) -> float:
-        """Until a slot is free and ``ahead`` requests had theirs, by the measured mean."""
-        return max(1.0, self._mean_s * (1 + ahead) / self.engine.slots)
-
-    def too_late(self) -> DeadlineExceeded:
-        """The error of a request that ran out of time."""
-        return DeadlineExceeded(
-            "the request was not finished within its time: shorten the text, or try again when less is going on",
-            retry_after_s=self._retry_after_s(len(self._waiting)),
-        )
+            place.leave()
 
     @property
     def load(self) -> Load:
         """How many speak and wait."""
-        with self._changed:
-            return Load(self.engine.slots, self._speaking, len(self._waiting))
-
-    def close_when_idle(self) -> bool:
-        """Take no new requests, when none waits or speaks; says whether that was so."""
-        with self._changed:
-            self._closed = self._closed or not (self._speaking or self._waiting)
-            return self._closed
-
-    def close(self) -> None:
-        """Take no new requests; those that wait or speak are finished."""
-        with self._changed:
-            self._closed = True
-
-    def wait_until_idle(self, timeout_s: float) -> bool:
-        """Block until nothing waits or speaks; false when ``timeout_s`` seconds were not enough."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not (self._speaking or self._waiting), timeout_s)
+        streams, speaking, waiting = self.room.load
+        return Load(self.engine.slots, streams, speaking, waiting)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen3_tts_service.admission import Limits
 from qwen3_tts_service.config import Settings
 from qwen3_tts_service.engine_process.loading import EngineLoader
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource
@@ -36,7 +37,7 @@ def test_they_come_when_they_are_named_and_go_when_they_are_not(
             ModelSource(name, partial(loader.load, path), at_start=name != "design")
             for name, path in settings.models
         ],
-        queue_size=1,
+        limits=Limits(1),
         unload_after_s=3,
     )
 

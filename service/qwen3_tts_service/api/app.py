@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 
 from ..config import Settings
 from ..lifecycle import Lifecycle
@@ -12,6 +12,7 @@ from ..voices.store import VoiceStore
 from . import catalogue, error_responses, health, metrics, openapi, speech, voices
 from .auth import KeyRing
 from .edge import Edge
+from .rate_limit import RateLimit
 from .routing import Router
 
 
@@ -23,6 +24,7 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing, saved: V
     edge = Edge(settings, keys)
     counted = metrics.Metrics(lifecycle)
     router = Router(lifecycle, settings, saved)
+    rate_limit = RateLimit(settings.rate_limit_per_key)
 
     @app.before_request
     def identify() -> None:
@@ -32,6 +34,12 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing, saved: V
     @app.before_request
     def admit() -> Response | None:
         return edge.admit()
+
+    @app.before_request
+    def count() -> None:
+        if request.method == "POST":
+            with counted.refusals_by_reason():
+                rate_limit.count(g.key_name)
 
     @app.after_request
     def add_headers(response: Response) -> Response:

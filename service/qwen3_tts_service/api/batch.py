@@ -18,7 +18,7 @@ from ..config import Settings
 from ..errors import Cancelled, EngineError, QueueFull, TTSError
 from ..lifecycle import Lifecycle
 from ..synthesis import Speech
-from . import error_responses, schemas
+from . import error_responses, schemas, timeout_header
 from .answer import Answer
 from .asking import Asked, Asking, named_as_sent
 from .metrics import Metrics
@@ -63,7 +63,7 @@ class Batches:
         client = _Client(
             g.request_id,
             g.key_name,
-            time.monotonic() + self._settings.request_timeout_s,
+            time.monotonic() + timeout_header.seconds(self._settings.request_timeout_s),
             lambda: given_up.is_set() or is_gone(),
         )
         connection().watch(given_up.set, client.deadline)
@@ -125,6 +125,7 @@ class Batches:
                     model=asked.model,
                     output=asked.output,
                     timeout_s=client.deadline - time.monotonic(),
+                    client=client.key_name,
                     gone=client.gone,
                 )
             except QueueFull:

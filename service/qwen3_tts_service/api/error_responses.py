@@ -25,6 +25,7 @@ _STATUS: tuple[tuple[type[errors.TTSError], int, str], ...] = (
     (errors.Forbidden, 403, "permission_error"),
     (errors.Misdirected, 421, "permission_error"),
     (errors.QueueFull, 429, "rate_limit_error"),
+    (errors.RateLimited, 429, "rate_limit_error"),
     (errors.DeadlineExceeded, 504, "timeout_error"),
     (errors.Unavailable, 503, "unavailable_error"),
     (errors.Cancelled, 499, "cancelled"),

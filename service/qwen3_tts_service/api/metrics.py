@@ -23,6 +23,7 @@ from ..lifecycle import Lifecycle
 from ..synthesis import Speech
 
 _FIRST_AUDIO_S = (0.02, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_QUEUE_WAIT_S = (0.005, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _RATIO = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.5, 2.0, 5.0, 10.0)
 
 
@@ -56,12 +57,27 @@ class Metrics:
             buckets=_RATIO,
             registry=self.registry,
         )
+        self._refused = Counter(
+            "qwen3_tts_refused",
+            "Requests for speech that were not served though nothing was wrong with them, by the error's code: with "
+            "429 queue_full, queue_wait and rate_limited, with 503 not_ready and draining, with 504 deadline_exceeded.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._queue_wait = Histogram(
+            "qwen3_tts_queue_wait_seconds",
+            "From a request's arrival to its turn, of those that had one.",
+            ["model"],
+            buckets=_QUEUE_WAIT_S,
+            registry=self.registry,
+        )
         self.registry.register(_Models(lifecycle))
 
     def ended(self, model: str, speech: Speech) -> None:
         """Count a request that had its turn."""
         self._requests.labels(model, str(speech.finish)).inc()
         self._audio.labels(model).inc(speech.audio_s)
+        self._queue_wait.labels(model).observe(speech.queue_s)
         if speech.first_audio_s is not None:
             self._first_audio.labels(model).observe(speech.first_audio_s)
             self._ratio.labels(model).observe(speech.compute_s / speech.audio_s)
@@ -70,12 +86,22 @@ class Metrics:
     def refusals(self, model: str) -> Iterator[None]:
         """Count a request that gets no turn."""
         try:
-            yield
+            with self.refusals_by_reason():
+                yield
         except TTSError as error:
             self._requests.labels(model, _word(error)).inc()
             raise
         except Exception:
             self._requests.labels(model, "error").inc()
+            raise
+
+    @contextmanager
+    def refusals_by_reason(self) -> Iterator[None]:
+        """Count why a request is not served, before it is known which model it wants."""
+        try:
+            yield
+        except Unavailable as error:
+            self._refused.labels(error.code).inc()
             raise
 
 
@@ -101,6 +127,11 @@ class _Models(Collector):
         loaded = GaugeMetricFamily("qwen3_tts_model_loaded", "1 while the model is loaded.", labels=["model"])
         slots = GaugeMetricFamily(
             "qwen3_tts_slots", "Requests that can be spoken at a time.", labels=["model"]
+        )
+        streams = GaugeMetricFamily(
+            "qwen3_tts_max_streams",
+            "Requests that are spoken at a time: as many slots as the host sustains, or the setting.",
+            labels=["model"],
         )
         busy = GaugeMetricFamily("qwen3_tts_slots_busy", "Requests being spoken.", labels=["model"])
         queue = GaugeMetricFamily(
@@ -132,11 +163,12 @@ class _Models(Collector):
                         gap.add_metric([model.name, quantile], seconds)
             loaded.add_metric([model.name], float(model.state == "ready"))
             slots.add_metric([model.name], load.slots)
+            streams.add_metric([model.name], load.streams)
             busy.add_metric([model.name], load.speaking)
             queue.add_metric([model.name], load.waiting)
             for batch, way in model.ways().items():
                 ways.add_metric([model.name, str(batch), way], 1)
-        return ready, loaded, slots, busy, queue, ways, frames, paused, gap
+        return ready, loaded, slots, streams, busy, queue, ways, frames, paused, gap
 
 
 def blueprint(metrics: Metrics) -> Blueprint:

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, abort, g, jsonify, request
 from ..config import Settings
 from ..errors import shown
 from ..lifecycle import Lifecycle
-from . import schemas
+from . import schemas, timeout_header
 from .answer import Answer
 from .asking import Asking, named_as_sent
 from .batch import Batches
@@ -33,13 +33,15 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics, router
         # HTTP/1.0 knows no chunks: there the end of an answer without a length looks like a cut.
         with metrics.refusals(lifecycle.main.name):
             asked = asking.read(body, whole=not events and not (body.stream and takes_chunks()))
-        deadline = time.monotonic() + settings.request_timeout_s
+        timeout_s = timeout_header.seconds(settings.request_timeout_s)
+        deadline = time.monotonic() + timeout_s
         with metrics.refusals(asked.model), named_as_sent():
             speech = lifecycle.speak(
                 asked.request,
                 model=asked.model,
                 output=asked.output,
-                timeout_s=settings.request_timeout_s,
+                timeout_s=timeout_s,
+                client=g.key_name,
                 gone=client_is_gone(),
             )
         client = connection()

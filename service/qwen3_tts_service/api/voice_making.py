@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import Literal
 
 import numpy as np
+from flask import g
 
 from ..audio import recording_checks
 from ..config import Settings
@@ -20,7 +21,7 @@ from ..speech.formats import Output
 from ..speech.request import FRAMES_A_SECOND, CloneReference, SpeechRequest
 from ..voices.saved import LONGEST_TEXT, SavedVoice, Words, clean_name, new_id
 from ..voices.store import VoiceStore
-from . import schemas, uploads, voice_field
+from . import schemas, timeout_header, uploads, voice_field
 from .metrics import Metrics
 from .routing import Router
 from .streams import client_is_gone
@@ -103,7 +104,8 @@ class VoiceMaker:
                 wanted,
                 model=model.name,
                 output=Output("pcm"),
-                timeout_s=self._settings.request_timeout_s,
+                timeout_s=timeout_header.seconds(self._settings.request_timeout_s),
+                client=g.key_name,
                 gone=client_is_gone(),
             )
         with closing(speech):
@@ -134,7 +136,8 @@ class VoiceMaker:
             prompt = self._lifecycle.listen(
                 recording,
                 model=model.name,
-                timeout_s=self._settings.request_timeout_s,
+                timeout_s=timeout_header.seconds(self._settings.request_timeout_s),
+                client=g.key_name,
                 gone=client_is_gone(),
             )
         described = model.description

@@ -11,6 +11,7 @@ from functools import partial
 import click
 
 from .. import config, journal
+from ..admission import Limits
 from ..engine_process.loading import EngineLoader
 from ..served_model import ServedModel
 
@@ -30,7 +31,7 @@ def command() -> None:
     loader = EngineLoader(settings)
     for name, path in settings.models:
         began = time.monotonic()
-        model = ServedModel(name, load=partial(loader.load, path), queue_size=0)
+        model = ServedModel(name, load=partial(loader.load, path), limits=Limits(queue_size=0))
         model.come_up()
         reasons = model.reasons()
         for batch, way in sorted(model.ways().items()):

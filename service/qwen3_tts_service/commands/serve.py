@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from .. import config, journal
+from ..admission import Limits
 from ..api import notify
 from ..api.app import create_app
 from ..api.auth import KeyRing
@@ -100,7 +101,7 @@ def _serve(
             )
             for number, (name, path) in enumerate(settings.models)
         ],
-        queue_size=settings.queue_size,
+        limits=Limits(settings.queue_size, settings.max_queue_wait_s, settings.streams_per_key),
         on_change=announce,
         keepalive_s=settings.keepalive_s,
         unload_after_s=settings.unload_after_s,
