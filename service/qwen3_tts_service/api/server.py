@@ -1,9 +1,10 @@
 """waitress, set up for speech: who listens, how many threads, and how it goes down.
 
 waitress's defaults do not fit: its own queue would hide ours, four threads would leave ``/health`` waiting
-behind synthesis, 16 MiB of sound would pile up before a slow reader holds its slot back, and its ``run()``
-leaves the loop on a signal while answers are still unsent. So the loop is ours: it keeps turning while a drain
-finishes what was accepted, and it ends connections that nobody reads.
+behind synthesis, 16 MiB of sound would pile up before a slow reader holds its slot back, connections that say
+nothing would keep everybody else out, and its ``run()`` leaves the loop on a signal while answers are still unsent.
+So the loop is ours: it keeps turning while a drain finishes what was accepted, and it ends connections that nobody
+reads or that only take up room. Its times are those of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import resource
 import socket
 import threading
 import time
@@ -30,15 +32,29 @@ logger = logging.getLogger(__name__)
 
 #: Threads beyond those that requests for speech can hold, so that short answers never wait.
 _RESERVE_THREADS = 8
-_CONNECTION_LIMIT = 512
-#: Sound that may wait in the server for its reader, in bytes: about five seconds. Beyond it the request's
-#: thread is held, and with it the request's slot.
-_UNREAD_BYTES = 256 * 1024
+#: Connections beyond those whose requests wait or are spoken: with so many the one that has been without a request for
+#: the longest is closed, so that there is always room for another.
+_IDLE_CONNECTIONS = 448
+#: What waitress itself refuses beyond that; never reached, and other descriptors of the process (files, the engine).
+_SPARE_CONNECTIONS, _OTHER_DESCRIPTORS = 64, 128
+#: How long a connection may be without a request, how long a header may take to arrive, and how long a body may
+#: stand still on its way, in seconds.
+_IDLE_S, _HEADER_S, _BODY_STANDS_S = 120.0, 10.0, 20.0
+#: How long a client's machine may leave what was sent to it without an answer, and how often one that is
+#: not sent anything is asked whether it is still there, in seconds.
+_UNANSWERED_S, _ASK_AFTER_S = 30, 15
+#: Sound that may wait for its reader in the server and in the kernel, in bytes: together about four seconds of PCM.
+#: Beyond it the request's thread is held, and with it the request's slot. The kernel doubles what it is told; by itself
+#: it would take megabytes.
+_UNREAD_BYTES, _UNSENT_BYTES = 64 * 1024, 64 * 1024
 _LOOP_S = 0.2
+#: How often connections are looked at: there may be hundreds, and many rounds of the loop in a second.
+_LOOK_S = 0.1
 #: How long an answer that ended by its deadline may take to be told so, in seconds.
 _SEND_AFTER_DEADLINE_S = 2.0
 #: How long a refused client may take to stop sending, in seconds.
 _LINGER_S = 2.0
+_NEVER_S = 1 << 40
 
 
 class JSONErrorTask(ErrorTask):  # type: ignore[misc]
@@ -109,7 +125,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._deadline: float | None = None
         self._disconnecting = threading.Lock()
         self._last_send = 0.0
-        self._stands_since = time.monotonic()
+        #: Since when no request of it is under way, and since when a part of one has stood still.
+        self.idle_since = self._stands_since = self._part_since = time.monotonic()
+        self._part: tuple[object, float | None] | None = None
         super().__init__(*arguments, **options)
 
     def watch(self, on_disconnect: Callable[[], None], deadline: float) -> None:
@@ -131,15 +149,41 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._deadline = None
         self.trailers = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no whole request of it is under way and nothing waits to be sent."""
+        return not (self.requests or self.total_outbufs_len)
+
     def look(self, reader_timeout_s: float) -> None:
-        """Called often by the loop: ends a connection whose client takes nothing, or too long."""
+        """Called often by the loop: ends a connection whose client takes nothing, takes too long, or sends nothing."""
         now = time.monotonic()
+        if self.is_idle:
+            self._stands_since = now
+            self._look_for_a_request(now)
+            return
+        self.idle_since = self._part_since = now
+        self._part = None
         # Time of the newest send; on its own it would be old for an answer that has just begun.
         if not self.total_outbufs_len or self.last_activity != self._last_send:
             self._last_send, self._stands_since = self.last_activity, now
         late = self._deadline is not None and now > self._deadline + _SEND_AFTER_DEADLINE_S
         if late or now - self._stands_since > reader_timeout_s:
             logger.info("a client that does not read its answer is cut off")
+            self.handle_close()
+
+    def _look_for_a_request(self, now: float) -> None:
+        coming = self.request
+        if coming is None:
+            part, limit_s = None, _IDLE_S
+        elif coming.headers_finished:
+            part, limit_s = (coming, self.last_activity), _BODY_STANDS_S
+        else:
+            # Whatever arrives of a header does not make it newer.
+            part, limit_s = (coming, None), _HEADER_S
+        if part != self._part:
+            self._part, self._part_since = part, now
+        if now - self._part_since > limit_s:
+            logger.debug("a connection without a whole request is closed")
             self.handle_close()
 
     def handle_close(self) -> None:
@@ -179,6 +223,23 @@ class _LastWords(wasyncore.dispatcher):  # type: ignore[misc]
             self.close()
 
 
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the process' limit of open files where it is lower and may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def _set_up_connections(listener: socket.socket) -> None:
+    """What every connection inherits: little of it waits in the kernel, and it ends when its other side is silent."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT_BYTES)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNANSWERED_S)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASK_AFTER_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_AFTER_S)
+
+
 class Server:
     """One listening server around the application."""
 
@@ -199,19 +260,24 @@ class Server:
         self._on_round = on_round
         self._reader_timeout_s = reader_timeout_s
         self._map: dict[int, Any] = {}
+        self._most_connections = requests + _RESERVE_THREADS + _IDLE_CONNECTIONS
+        self._next_look = 0.0
+        _allow_descriptors(self._most_connections + _SPARE_CONNECTIONS + _OTHER_DESCRIPTORS)
+        _set_up_connections(listener)
         self._server = create_server(
             app,
             map=self._map,
             sockets=[listener],
             threads=requests + _RESERVE_THREADS,
-            connection_limit=_CONNECTION_LIMIT,
+            connection_limit=self._most_connections + _SPARE_CONNECTIONS,
             # waitress refuses what has this size, too.
             max_request_body_size=max_body_bytes + 1,
             outbuf_high_watermark=_UNREAD_BYTES,
             asyncore_use_poll=True,
             # Reading on is how it notices that a client has gone.
             channel_request_lookahead=1,
-            channel_timeout=120,
+            # It goes by the wall clock; idle connections are ours to end.
+            channel_timeout=_NEVER_S,
             ident=None,
             # Whether a request was forwarded decides whether it needs a key: see ``edge.py``.
             clear_untrusted_proxy_headers=False,
@@ -224,8 +290,7 @@ class Server:
         """Serve until :meth:`stop`; blocks. What was answered is sent before it returns."""
         while not self._stopped.is_set():
             wasyncore.loop(timeout=_LOOP_S, use_poll=True, map=self._map, count=1)
-            for channel in list(self._server.active_channels.values()):
-                channel.look(self._reader_timeout_s)
+            self._look()
             self._on_round()
         self._server.task_dispatcher.shutdown(timeout=1)
         self._server.close()
@@ -240,6 +305,19 @@ class Server:
         while self._busy() and time.monotonic() < deadline:
             time.sleep(_LOOP_S / 4)
         self._stopped.set()
+
+    def _look(self) -> None:
+        """End connections that take up room for nothing."""
+        channels = self._server.active_channels
+        if len(channels) > self._most_connections:
+            idle = [channel for channel in channels.values() if channel.is_idle]
+            if idle:
+                min(idle, key=lambda channel: channel.idle_since).handle_close()
+        if (now := time.monotonic()) < self._next_look:
+            return
+        self._next_look = now + _LOOK_S
+        for channel in list(channels.values()):
+            channel.look(self._reader_timeout_s)
 
     def _busy(self) -> bool:
         channels = list(self._server.active_channels.values())
