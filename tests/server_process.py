@@ -98,8 +98,9 @@ class ServerProcess:
         self.log_file = log
         if listener is not None:
             program = _PASSED.format(listener.fileno()) + program
-        # Compilation takes a minute, and has tests of its own.
-        own = {"port": 0, "cpu_threads": 1, "device": "cpu", "fastest_way": "eager"} | settings
+        # Compilation takes a minute and the measurement of streams seconds, and both have tests of their own.
+        own = {"port": 0, "cpu_threads": 1, "device": "cpu", "fastest_way": "eager", "max_streams": 64}
+        own |= settings
         base = {name: value for name, value in os.environ.items() if not name.startswith("QWEN3_TTS_")}
         for name in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"):
             base.pop(name, None)

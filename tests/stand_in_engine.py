@@ -183,7 +183,7 @@ def service(
     states: list[Status] = []
     lifecycle = Lifecycle(
         [source or ModelSource("stand-in", lambda on_fault: Loaded(engine)), *more],
-        limits=Limits(chosen.queue_size, chosen.max_queue_wait_s, chosen.streams_per_key),
+        limits=Limits(chosen.queue_size, chosen.max_queue_wait_s, chosen.streams_per_key, chosen.max_streams),
         on_change=states.append,
         keepalive_s=chosen.keepalive_s,
         unload_after_s=chosen.unload_after_s,

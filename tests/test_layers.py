@@ -30,8 +30,8 @@ ALLOWED: dict[str, set[str] | None] = {
     "pipeline": {"speech", "engine", "codec", "checkpoints", "errors"},
     "narration": {"speech", "errors"},
     "admission": {"errors"},
-    "synthesis": {"admission", "narration", "speech", "audio", "errors"},
-    "served_model": {"admission", "narration", "synthesis", "speech", "errors"},
+    "capacity": {"narration", "speech"},
+    "served_model": {"admission", "capacity", "narration", "synthesis", "speech", "errors"},
     "lifecycle": {"admission", "served_model", "synthesis", "speech", "errors"},
     "engine_process": {
         "served_model",

@@ -45,7 +45,7 @@ def speak(synthesis: Synthesis, text: str = "a", timeout_s: float = 10.0, **argu
 def test_speech_comes_in_pieces_and_tells_its_length_and_its_end() -> None:
     engine = StandInEngine()
     engine.repeat = 3
-    synthesis = Synthesis(engine, limits=Limits(0))
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1)
     speech = begin(synthesis)
     assert len(next(speech)) == 4800
     assert (speech.finish, speech.audio_s) == (None, 0.1)
@@ -59,7 +59,7 @@ def test_speech_comes_in_pieces_and_tells_its_length_and_its_end() -> None:
 def test_a_streamed_wav_is_the_whole_one_behind_another_header() -> None:
     engine = StandInEngine()
     engine.repeat = 3
-    synthesis = Synthesis(engine, limits=Limits(0))
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1)
     request = SpeechRequest("a", "vivian")
     streamed = b"".join(synthesis.speak(request, output=Output("wav"), timeout_s=1))
     [whole] = synthesis.speak(request, output=Output("wav", whole=True), timeout_s=1)
@@ -73,7 +73,7 @@ def test_a_streamed_wav_is_the_whole_one_behind_another_header() -> None:
 def test_half_speed_is_twice_the_sound() -> None:
     engine = StandInEngine()
     engine.repeat = 10
-    speech = Synthesis(engine, limits=Limits(0)).speak(
+    speech = Synthesis(engine, limits=Limits(0), streams=1).speak(
         SpeechRequest("a", "vivian"), output=Output("pcm", speed=0.5), timeout_s=1
     )
     first = next(speech)
@@ -86,7 +86,11 @@ def test_a_long_piece_leaves_in_parts_of_a_second() -> None:
     """Upstream's own generate gives all of its sound at once."""
     engine = StandInEngine()
     engine.waveform = np.zeros(60_000, np.float32)
-    assert [len(part) for part in begin(Synthesis(engine, limits=Limits(0)))] == [48_000, 48_000, 24_000]
+    assert [len(part) for part in begin(Synthesis(engine, limits=Limits(0), streams=1))] == [
+        48_000,
+        48_000,
+        24_000,
+    ]
 
 
 @pytest.mark.parametrize("speed", [1.0, 4.0])
@@ -94,7 +98,7 @@ def test_a_long_piece_leaves_in_parts_of_a_second() -> None:
 def test_what_is_no_number_is_no_sound(poison: float, speed: float) -> None:
     engine = StandInEngine()
     engine.waveform = np.array([0.1, poison], np.float32)
-    synthesis = Synthesis(engine, limits=Limits(0))
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1)
     speech = synthesis.speak(SpeechRequest("a", "vivian"), output=Output("mp3", speed=speed), timeout_s=1)
     with pytest.raises(EngineError, match="NaN or infinity"):
         next(speech)
@@ -104,7 +108,7 @@ def test_what_is_no_number_is_no_sound(poison: float, speed: float) -> None:
 def test_as_many_speak_as_there_are_slots() -> None:
     engine = StandInEngine(slots=3)
     engine.go.clear()
-    synthesis = Synthesis(engine, limits=Limits(1))
+    synthesis = Synthesis(engine, limits=Limits(1), streams=3)
     speaking = [begin(synthesis, str(number)) for number in range(3)]
     with ThreadPoolExecutor() as pool:
         waits = pool.submit(begin, synthesis, "waits")
@@ -120,7 +124,7 @@ def test_as_many_speak_as_there_are_slots() -> None:
 def test_closing_half_way_gives_the_slot_back_once() -> None:
     engine = StandInEngine()
     engine.repeat = 3
-    synthesis = Synthesis(engine, limits=Limits(0))
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1)
     speech = begin(synthesis)
     next(speech)
     speech.close()
@@ -134,7 +138,7 @@ def test_closing_half_way_gives_the_slot_back_once() -> None:
 def test_whoever_is_cancelled_from_another_thread_hears_of_it() -> None:
     engine = StandInEngine()
     engine.go.clear()
-    synthesis = Synthesis(engine, limits=Limits(0))
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1)
     speech = begin(synthesis)
     threading.Timer(0.1, speech.cancel).start()
     with pytest.raises(Cancelled):
@@ -146,7 +150,7 @@ def test_a_lost_device_is_told_whoever_asked() -> None:
     told: list[DeviceFault] = []
     engine = StandInEngine()
     engine.repeat, engine.fault, engine.fault_at = 2, DeviceFault("gone"), 1
-    synthesis = Synthesis(engine, limits=Limits(0), on_fault=told.append)
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1, on_fault=told.append)
     speech = begin(synthesis)
     next(speech)
     with pytest.raises(DeviceFault):
@@ -156,7 +160,7 @@ def test_a_lost_device_is_told_whoever_asked() -> None:
 
 def test_who_is_refused_costs_the_engine_nothing() -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, limits=Limits(0))
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1)
     with contextlib.closing(begin(synthesis)):
         engine.check = None  # type: ignore[method-assign, assignment]
         with pytest.raises(QueueFull):
@@ -164,7 +168,7 @@ def test_who_is_refused_costs_the_engine_nothing() -> None:
 
 
 def test_a_wrong_request_takes_no_place() -> None:
-    synthesis = Synthesis(StandInEngine(), limits=Limits(0))
+    synthesis = Synthesis(StandInEngine(), limits=Limits(0), streams=1)
     with pytest.raises(UnknownVoice):
         synthesis.speak(SpeechRequest("a", "nobody"), output=Output("pcm"), timeout_s=1)
     assert synthesis.room.wait_until_idle(0)
@@ -173,7 +177,7 @@ def test_a_wrong_request_takes_no_place() -> None:
 @pytest.mark.parametrize("fault", [EngineError("planted"), ZeroDivisionError("planted")])
 def test_an_error_frees_the_place(fault: Exception) -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, limits=Limits(0))
+    synthesis = Synthesis(engine, limits=Limits(0), streams=1)
     engine.fault = fault
     with pytest.raises(type(fault), match="planted"):
         speak(synthesis)
@@ -183,7 +187,7 @@ def test_an_error_frees_the_place(fault: Exception) -> None:
 
 def test_the_deadline_counts_the_time_in_the_queue() -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, limits=Limits(1))
+    synthesis = Synthesis(engine, limits=Limits(1), streams=1)
     engine.go.clear()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(speak, synthesis)
@@ -198,7 +202,7 @@ def test_the_deadline_counts_the_time_in_the_queue() -> None:
 
 def test_whoever_leaves_is_not_spoken_for() -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, limits=Limits(1))
+    synthesis = Synthesis(engine, limits=Limits(1), streams=1)
     engine.go.clear()
     with pytest.raises(Cancelled):
         speak(synthesis, gone=lambda: True)
@@ -207,7 +211,7 @@ def test_whoever_leaves_is_not_spoken_for() -> None:
 
 def test_closing_finishes_what_was_accepted_and_takes_no_more() -> None:
     engine = StandInEngine()
-    synthesis = Synthesis(engine, limits=Limits(2))
+    synthesis = Synthesis(engine, limits=Limits(2), streams=1)
     engine.go.clear()
     with ThreadPoolExecutor() as pool:
         accepted = [pool.submit(speak, synthesis, "a"), pool.submit(speak, synthesis, "b")]

@@ -27,11 +27,15 @@ _NEWEST = 0.3
 
 @dataclass(frozen=True)
 class Limits:
-    """What may wait: requests, and seconds of each; and how many of one client may speak at a time (0: any)."""
+    """What may wait: requests, and seconds of each. How many may speak at a time: of one client, and of all.
+
+    0: of one client any number, of all as many as the host sustains.
+    """
 
     queue_size: int
     max_wait_s: float = math.inf
     client_streams: int = 0
+    streams: int = 0
 
 
 @dataclass(eq=False)

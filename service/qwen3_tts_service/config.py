@@ -108,6 +108,13 @@ class Settings(BaseSettings):
         description="Requests that a model speaks at a time with `engine: frames` (1 to 64); 0: 8 on a GPU, 2 on "
         "a CPU.",
     )
+    max_streams: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Requests that a model speaks at a time, at most `slots`. 0 or `auto`: as many as the host makes "
+        "1.2 times as fast as they are listened to, measured before ready with as many as may be; one in any case.",
+    )
     fastest_way: Literal["auto", "compiled", "eager"] = Field(
         "auto",
         description="How frames may be computed at best. auto: captured on a GPU, compiled on a CPU; eager "
@@ -248,6 +255,11 @@ class Settings(BaseSettings):
         if value == "":
             raise ValueError("name the directory of a checkpoint")
         return value
+
+    @field_validator("max_streams", mode="before")
+    @classmethod
+    def _auto_is_none_chosen(cls, value: object) -> object:
+        return 0 if value == "auto" else value
 
     @field_validator("rate_limit_per_key")
     @classmethod

@@ -12,7 +12,9 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
+from . import capacity
 from .admission import NO_KEY, Limits
+from .capacity import Capacity
 from .errors import DeviceFault, Draining, EngineError, NotReady, QueueFull, TTSError
 from .narration import Engine
 from .speech.formats import Output
@@ -163,6 +165,7 @@ class ServedModel:
         self.on_fault = on_fault
         self.self_check = SelfCheck()
         self.codec_way = self.codec_reason = ""
+        self.capacity = Capacity(0)
         self.description: Description | None = None
         self.state: ModelState = "unloaded"
         self._load = load
@@ -201,12 +204,13 @@ class ServedModel:
             self.description = _described(engine)
             self._engine = engine
             _warm_up(engine, give_up)
+            self.capacity = self._capacity_of(engine, give_up)
         except BaseException:
             self._engine = None
             self._become("unloaded", on_state)
             raise
         logger.info(
-            "%s is ready: %s on %s in %s, %s, loaded in %.1f s, warm after %.1f s",
+            "%s is ready: %s on %s in %s, %s, loaded in %.1f s, warm after %.1f s, %d streams of %d slots%s",
             self.name,
             self.description.model_type,
             self.description.device,
@@ -214,11 +218,16 @@ class ServedModel:
             ", ".join(sorted(set(engine.ways().values()))),
             loaded - started,
             time.monotonic() - loaded,
+            self.capacity.streams,
+            engine.slots,
+            "".join(f"; {count} at a time: {speed:.2f} s/s" for count, speed in self.capacity.speeds.items()),
         )
         if engine.synthetic:
             logger.warning("%s has random weights: it speaks noise, not language", self.name)
         self._last_busy = self._last_alive = time.monotonic()
-        self._synthesis = Synthesis(engine, limits=self._limits, on_fault=self.on_fault)
+        self._synthesis = Synthesis(
+            engine, limits=self._limits, streams=self.capacity.streams, on_fault=self.on_fault
+        )
         self._become("ready", on_state)
 
     def speak(
@@ -324,6 +333,11 @@ class ServedModel:
         elif keepalive_s and now - self._last_alive > keepalive_s:
             self._keep_alive(synthesis)
             self._last_alive = time.monotonic()
+
+    def _capacity_of(self, engine: LoadedEngine, give_up: Callable[[], bool]) -> Capacity:
+        if self._limits.streams:
+            return Capacity(min(self._limits.streams, engine.slots))
+        return capacity.measure(engine, _sentence(engine, max_frames=1), give_up=give_up)
 
     def _loaded(self, deadline: float, gone: Callable[[], bool]) -> Synthesis:
         with self._changed:

@@ -178,7 +178,7 @@ def _at_most(longest: int, pieces: Iterable[npt.NDArray[np.float32]]) -> Iterato
 class Synthesis:
     """An engine behind its waiting room. ``on_fault`` hears of a device that is lost.
 
-    ``streams`` of the engine's slots may be used at a time; None: all of them.
+    ``streams`` of the engine's slots may be used at a time.
     """
 
     def __init__(
@@ -186,12 +186,12 @@ class Synthesis:
         engine: Engine,
         *,
         limits: Limits,
-        streams: int | None = None,
+        streams: int,
         on_fault: Callable[[DeviceFault], None] = lambda error: None,
     ) -> None:
         self.engine = engine
         self.on_fault = on_fault
-        self.room = WaitingRoom(engine.slots if streams is None else streams, limits)
+        self.room = WaitingRoom(streams, limits)
 
     def speak(
         self,

@@ -33,7 +33,7 @@ def running(tiny_checkpoint: Path) -> Iterator[Service]:
     )
     process = EngineProcess(settings)
     source = ModelSource("tiny", partial(process.load, tiny_checkpoint))
-    with service(slots=2, source=source, queue_size=4) as started:
+    with service(slots=2, source=source, queue_size=4, max_streams=2) as started:
         yield started
     process.stop()
 

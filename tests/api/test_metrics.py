@@ -57,12 +57,31 @@ def test_the_moment_is_told() -> None:
             values = scraped(running)
             running.engine.go.set()
         assert values["qwen3_tts_slots model=stand-in"] == 2
+        assert values["qwen3_tts_max_streams model=stand-in"] == 2
         assert values["qwen3_tts_slots_busy model=stand-in"] == 2
         assert values["qwen3_tts_queue_length model=stand-in"] == 1
         assert values["qwen3_tts_ready"] == values["qwen3_tts_model_loaded model=stand-in"] == 1
         assert values["qwen3_tts_way_info batch=2 model=stand-in way=eager"] == 1
         ready = running.ask("GET", "/ready").json
         assert (ready["ways"], ready["why_not_faster"]) == ({"2": "eager"}, {"2": "no compiler"})
+
+
+def test_fewer_streams_than_slots_are_told_and_kept() -> None:
+    with (
+        service(slots=4, max_streams=1, queue_size=1) as running,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        running.engine.go.clear()
+        answers = [pool.submit(running.speak, "a") for _ in range(2)]
+        wait_for(lambda: running.lifecycle.main.load.waiting == 1, "the second waits beside free slots")
+        assert running.speak("b").status == 429
+        values = scraped(running)
+        running.engine.go.set()
+        assert {answer.result(10).status for answer in answers} == {200}
+        ready = running.ask("GET", "/ready").json
+    assert values["qwen3_tts_slots model=stand-in"] == 4
+    assert values["qwen3_tts_max_streams model=stand-in"] == 1
+    assert (ready["max_streams"], ready["stream_speeds"]) == (1, {})
 
 
 def test_a_scrape_needs_a_key_where_others_do() -> None:

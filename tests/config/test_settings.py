@@ -65,6 +65,8 @@ def test_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPa
         ("reader_timeout_s", "0", "greater than 0"),
         ("queue_size", "1001", "1000"),
         ("queue_size", "2.5", "integer"),
+        ("max_streams", "all", "integer"),
+        ("max_streams", "65", "64"),
         ("max_queue_wait_s", "0", "greater than 0"),
         ("streams_per_key", "65", "64"),
         ("rate_limit_per_key", "often", "rate limit"),
@@ -114,6 +116,12 @@ def test_a_wrong_file_is_explained(file: Path, content: str, words: list[str]) -
         config.load()
     for word in words:
         assert word in caught.value.message
+
+
+def test_as_many_streams_as_are_sustained_has_a_word(file: Path) -> None:
+    for content, streams in (("", 0), ("max_streams = 'auto'", 0), ("max_streams = 3", 3)):
+        file.write_text(f"model = '/models/a'\n{content}\n")
+        assert config.load().max_streams == streams
 
 
 def test_further_models_have_a_name_each(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

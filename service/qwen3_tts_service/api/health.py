@@ -55,6 +55,8 @@ def _described(model: ServedModel) -> dict[str, object]:
         "self_check": asdict(model.self_check),
         "ways": {str(batch): way for batch, way in model.ways().items()},
         "why_not_faster": {str(batch): reason for batch, reason in model.reasons().items()},
+        "max_streams": model.capacity.streams,
+        "stream_speeds": {str(streams): round(speed, 3) for streams, speed in model.capacity.speeds.items()},
         "codec": {"way": model.codec_way, "why_not_faster": model.codec_reason},
     }
     if described.synthetic:

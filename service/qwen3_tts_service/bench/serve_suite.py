@@ -108,6 +108,8 @@ def settings(plan: Plan, engine: str, *, slots: int) -> dict[str, object]:
         "codec_dtype": plan.codec_dtype,
         "cpu_threads": plan.cpu_threads,
         "slots": slots,
+        # Also where they are too many to listen to: what is measured is how fast they are.
+        "max_streams": slots,
         "positions": plan.slot_positions,
         "queue_size": 2 * max(plan.clients),
         "max_input_chars": _LONG_TEXT_CHARACTERS,

@@ -31,7 +31,7 @@ def command() -> None:
     loader = EngineLoader(settings)
     for name, path in settings.models:
         began = time.monotonic()
-        model = ServedModel(name, load=partial(loader.load, path), limits=Limits(queue_size=0))
+        model = ServedModel(name, load=partial(loader.load, path), limits=Limits(queue_size=0, streams=1))
         model.come_up()
         reasons = model.reasons()
         for batch, way in sorted(model.ways().items()):

@@ -101,7 +101,9 @@ def _serve(
             )
             for number, (name, path) in enumerate(settings.models)
         ],
-        limits=Limits(settings.queue_size, settings.max_queue_wait_s, settings.streams_per_key),
+        limits=Limits(
+            settings.queue_size, settings.max_queue_wait_s, settings.streams_per_key, settings.max_streams
+        ),
         on_change=announce,
         keepalive_s=settings.keepalive_s,
         unload_after_s=settings.unload_after_s,
