@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "pipeline": {"speech", "engine", "codec", "checkpoints", "errors"},
     "narration": {"speech", "errors"},
     "admission": {"errors"},
+    "synthesis": {"admission", "narration", "speech", "audio", "errors"},
     "capacity": {"narration", "speech"},
     "served_model": {"admission", "capacity", "narration", "synthesis", "speech", "errors"},
     "lifecycle": {"admission", "served_model", "synthesis", "speech", "errors"},

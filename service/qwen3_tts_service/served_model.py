@@ -64,11 +64,27 @@ class FrameStats(Protocol):
     def gap_p95_s(self) -> float | None: ...
 
 
+class CodecStats(Protocol):
+    """What the codec counts, for all models that share it: frames turned into sound, and frames that wait for it."""
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def backlog(self) -> int: ...
+
+
 class EngineStats(Protocol):
-    """What an engine that makes frames counts."""
+    """What an engine that makes frames counts. ``memory_bytes``: what its process holds on the device."""
 
     @property
     def frames(self) -> FrameStats: ...
+
+    @property
+    def codec(self) -> CodecStats: ...
+
+    @property
+    def memory_bytes(self) -> int: ...
 
 
 class LoadedEngine(Engine, Protocol):
@@ -292,11 +308,10 @@ class ServedModel:
         engine = self._engine
         return engine.reasons() if engine is not None else {}
 
-    def frame_stats(self) -> FrameStats | None:
-        """What the frame loop counts; None while there is none."""
+    def stats(self) -> EngineStats | None:
+        """What the engine counts; None while there is none, and where it is no frame loop."""
         engine = self._engine
-        stats = engine.stats() if engine is not None else None
-        return stats.frames if stats is not None else None
+        return engine.stats() if engine is not None else None
 
     def drain(self) -> None:
         """Take no new work."""

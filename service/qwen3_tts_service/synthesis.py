@@ -64,6 +64,8 @@ class Speech:
         self._arrived = arrived
         self._deadline = deadline
         self._samples = self._spoken = 0
+        #: Bytes of the answer so far.
+        self.encoded_bytes = 0
         #: How it ended; None while it has not.
         self.finish: Finish | None = None
         #: Seconds in the queue, from the request's arrival to its first sound, and of waiting for the engine.
@@ -112,6 +114,7 @@ class Speech:
                 self._end("length" if self._narration.finish == "length" else "stop")
         if not content:
             raise StopIteration
+        self.encoded_bytes += len(content)
         if self.first_audio_s is None and self._samples:
             self.first_audio_s = time.monotonic() - self._arrived
         return content

@@ -39,9 +39,9 @@ def running(tiny_checkpoint: Path) -> Iterator[Service]:
 
 
 def stats(running: Service) -> FrameStats:
-    found = running.lifecycle.main.frame_stats()
+    found = running.lifecycle.main.stats()
     assert found is not None
-    return found
+    return found.frames
 
 
 def speak(running: Service, text: str, **fields: object) -> bytes:
@@ -99,4 +99,7 @@ def test_a_scrape_tells_of_frames(running: Service) -> None:
     text = running.ask("GET", "/metrics").content.decode()
     assert 'qwen3_tts_frames_total{model="tiny"}' in text
     assert 'qwen3_tts_frame_gap_seconds{model="tiny",quantile="0.95"}' in text
+    assert 'qwen3_tts_codec_frames_total{model="tiny"}' in text
+    assert 'qwen3_tts_codec_backlog_frames{model="tiny"} 0.0' in text
+    assert 'qwen3_tts_memory_bytes{device="cpu",model="tiny"}' in text
     assert 'qwen3_tts_way_info{batch="2",model="tiny",way="eager"} 1.0' in text

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import platform
 import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import qwen3_tts_service
 from qwen3_tts_service.api.auth import KeyRing
+from qwen3_tts_service.engine_process.messages import CodecCounts, Counts, FrameCounts
 from qwen3_tts_service.errors import CheckpointError, EngineError
 from qwen3_tts_service.lifecycle import ModelSource
 from qwen3_tts_service.served_model import Loaded
@@ -42,9 +45,32 @@ def test_requests_are_counted_by_how_they_ended() -> None:
         for finish in ("stop", "length", "invalid", "error"):
             assert values[f"qwen3_tts_requests_total finish={finish} model=stand-in"] == 1
         assert values["qwen3_tts_audio_seconds_total model=stand-in"] == pytest.approx(0.6)
+        # Two WAVs of three pieces.
+        assert values["qwen3_tts_audio_bytes_total model=stand-in"] == 2 * (44 + 3 * 4800)
+        assert values["qwen3_tts_queue_wait_seconds_count model=stand-in"] == 3
         assert values["qwen3_tts_first_audio_seconds_count model=stand-in"] == 2
         assert values["qwen3_tts_compute_ratio_count model=stand-in"] == 2
         assert 0 < values["qwen3_tts_compute_ratio_sum model=stand-in"] < 20
+
+
+def test_what_runs_is_told() -> None:
+    with service() as running:
+        [build] = [name for name in scraped(running) if name.startswith("qwen3_tts_build_info")]
+        assert f"python={platform.python_version()}" in build
+        assert f"version={qwen3_tts_service.__version__}" in build
+
+
+def test_what_an_engine_counts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = Counts(FrameCounts(1000, 1, 0.004, 0.006), CodecCounts(2500, 7), 123_456)
+    with service() as running:
+        assert not any(name.startswith("qwen3_tts_codec") for name in scraped(running))
+        monkeypatch.setattr(running.engine, "stats", lambda: counts)
+        values = scraped(running)
+    told = {name.partition(" ")[0]: value for name, value in values.items()}
+    assert (told["qwen3_tts_frames_total"], told["qwen3_tts_codec_frames_total"]) == (1000, 2500)
+    assert (told["qwen3_tts_codec_backlog_frames"], told["qwen3_tts_slots_paused"]) == (7, 1)
+    assert values["qwen3_tts_memory_bytes device=cpu model=stand-in"] == 123_456
+    assert values["qwen3_tts_frame_gap_seconds model=stand-in quantile=0.95"] == 0.006
 
 
 def test_the_moment_is_told() -> None:

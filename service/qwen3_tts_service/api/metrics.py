@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from flask import Blueprint, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -18,8 +21,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from .. import __version__
 from ..errors import Cancelled, DeadlineExceeded, InvalidRequest, TTSError, Unavailable
 from ..lifecycle import Lifecycle
+from ..served_model import ServedModel
 from ..synthesis import Speech
 
 _FIRST_AUDIO_S = (0.02, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -42,6 +47,9 @@ class Metrics:
             registry=self.registry,
         )
         self._audio = Counter("qwen3_tts_audio_seconds", "Speech made.", ["model"], registry=self.registry)
+        self._bytes = Counter(
+            "qwen3_tts_audio_bytes", "Encoded speech given to clients.", ["model"], registry=self.registry
+        )
         self._first_audio = Histogram(
             "qwen3_tts_first_audio_seconds",
             "From a request's arrival to its first sound.",
@@ -71,12 +79,17 @@ class Metrics:
             buckets=_QUEUE_WAIT_S,
             registry=self.registry,
         )
+        build = Gauge(
+            "qwen3_tts_build_info", "1; its labels are versions.", list(_versions()), registry=self.registry
+        )
+        build.labels(**_versions()).set(1)
         self.registry.register(_Models(lifecycle))
 
     def ended(self, model: str, speech: Speech) -> None:
         """Count a request that had its turn."""
         self._requests.labels(model, str(speech.finish)).inc()
         self._audio.labels(model).inc(speech.audio_s)
+        self._bytes.labels(model).inc(speech.encoded_bytes)
         self._queue_wait.labels(model).observe(speech.queue_s)
         if speech.first_audio_s is not None:
             self._first_audio.labels(model).observe(speech.first_audio_s)
@@ -105,6 +118,14 @@ class Metrics:
             raise
 
 
+def _versions() -> dict[str, str]:
+    """Of the service, of Python, and of torch where it is installed: it is the engine's process that imports it."""
+    versions = {"version": __version__, "python": platform.python_version()}
+    with suppress(importlib.metadata.PackageNotFoundError):
+        versions["torch"] = importlib.metadata.version("torch")
+    return versions
+
+
 def _word(error: TTSError) -> str:
     families: tuple[tuple[type[TTSError], str], ...] = (
         (InvalidRequest, "invalid"),
@@ -116,7 +137,7 @@ def _word(error: TTSError) -> str:
 
 
 class _Models(Collector):
-    """Gauges that are read when they are asked for."""
+    """What is read when it is asked for."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -124,51 +145,72 @@ class _Models(Collector):
     def collect(self) -> Iterable[Metric]:
         ready = GaugeMetricFamily("qwen3_tts_ready", "1 when the process can speak.")
         ready.add_metric([], float(self._lifecycle.status.state == "ready"))
-        loaded = GaugeMetricFamily("qwen3_tts_model_loaded", "1 while the model is loaded.", labels=["model"])
-        slots = GaugeMetricFamily(
-            "qwen3_tts_slots", "Requests that can be spoken at a time.", labels=["model"]
-        )
-        streams = GaugeMetricFamily(
-            "qwen3_tts_max_streams",
-            "Requests that are spoken at a time: as many slots as the host sustains, or the setting.",
-            labels=["model"],
-        )
-        busy = GaugeMetricFamily("qwen3_tts_slots_busy", "Requests being spoken.", labels=["model"])
-        queue = GaugeMetricFamily(
-            "qwen3_tts_queue_length", "Requests that wait for a slot.", labels=["model"]
-        )
-        ways = GaugeMetricFamily(
-            "qwen3_tts_way_info",
-            "How frames of so many slots are computed: captured, compiled or eager.",
-            labels=["model", "batch", "way"],
-        )
-        frames = CounterMetricFamily(
-            "qwen3_tts_frames", "Frames since the model was loaded.", labels=["model"]
-        )
-        paused = GaugeMetricFamily(
-            "qwen3_tts_slots_paused", "Slots held because their readers lag.", labels=["model"]
-        )
-        gap = GaugeMetricFamily(
-            "qwen3_tts_frame_gap_seconds",
-            "From one frame to the next, over the newest 1024: median and 95th percentile.",
-            labels=["model", "quantile"],
-        )
-        for model in self._lifecycle.models.values():
-            load = model.load
-            if (stats := model.frame_stats()) is not None:
-                frames.add_metric([model.name], stats.frames)
-                paused.add_metric([model.name], stats.paused)
-                for quantile, seconds in (("0.5", stats.gap_p50_s), ("0.95", stats.gap_p95_s)):
-                    if seconds is not None:
-                        gap.add_metric([model.name, quantile], seconds)
-            loaded.add_metric([model.name], float(model.state == "ready"))
-            slots.add_metric([model.name], load.slots)
-            streams.add_metric([model.name], load.streams)
-            busy.add_metric([model.name], load.speaking)
-            queue.add_metric([model.name], load.waiting)
-            for batch, way in model.ways().items():
-                ways.add_metric([model.name, str(batch), way], 1)
-        return ready, loaded, slots, streams, busy, queue, ways, frames, paused, gap
+        models = self._lifecycle.models.values()
+        return [ready, *_rooms(models), *_engines(models)]
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"qwen3_tts_{name}", meaning, labels=["model", *labels])
+
+
+def _counter(name: str, meaning: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"qwen3_tts_{name}", meaning, labels=["model"])
+
+
+def _rooms(models: Iterable[ServedModel]) -> Iterable[Metric]:
+    """Who speaks and who waits."""
+    loaded = _gauge("model_loaded", "1 while the model is loaded.")
+    slots = _gauge("slots", "Requests that can be spoken at a time.")
+    streams = _gauge(
+        "max_streams", "Requests that are spoken at a time: what the host sustains, or the setting."
+    )
+    busy = _gauge("slots_busy", "Requests being spoken.")
+    queue = _gauge("queue_length", "Requests that wait for a slot.")
+    ways = _gauge(
+        "way_info", "How frames of so many slots are computed: captured, compiled or eager.", "batch", "way"
+    )
+    for model in models:
+        load = model.load
+        loaded.add_metric([model.name], float(model.state == "ready"))
+        slots.add_metric([model.name], load.slots)
+        streams.add_metric([model.name], load.streams)
+        busy.add_metric([model.name], load.speaking)
+        queue.add_metric([model.name], load.waiting)
+        for batch, way in model.ways().items():
+            ways.add_metric([model.name, str(batch), way], 1)
+    return loaded, slots, streams, busy, queue, ways
+
+
+def _engines(models: Iterable[ServedModel]) -> Iterable[Metric]:
+    """What frame loops and codec count; the codec's counts are those of all models that share it."""
+    frames = _counter(
+        "frames", "Frames, of all voices at once, since the model was loaded; the rate is frames a second."
+    )
+    decoded = _counter(
+        "codec_frames",
+        "Frames of one voice each turned into sound; for each of `frames` it is the batch's occupancy.",
+    )
+    backlog = _gauge("codec_backlog_frames", "Frames that wait for the codec or are in it.")
+    paused = _gauge("slots_paused", "Slots held because their readers lag.")
+    gap = _gauge(
+        "frame_gap_seconds",
+        "From one frame to the next, over the newest 1024: median and 95th percentile.",
+        "quantile",
+    )
+    memory = _gauge("memory_bytes", "Held by the engine's process: of the GPU, or on a CPU in all.", "device")
+    for model in models:
+        if (stats := model.stats()) is None:
+            continue
+        frames.add_metric([model.name], stats.frames.frames)
+        decoded.add_metric([model.name], stats.codec.frames)
+        backlog.add_metric([model.name], stats.codec.backlog)
+        paused.add_metric([model.name], stats.frames.paused)
+        for quantile, seconds in (("0.5", stats.frames.gap_p50_s), ("0.95", stats.frames.gap_p95_s)):
+            if seconds is not None:
+                gap.add_metric([model.name, quantile], seconds)
+        device = model.description.device if model.description else ""
+        memory.add_metric([model.name, device], stats.memory_bytes)
+    return frames, decoded, backlog, paused, gap, memory
 
 
 def blueprint(metrics: Metrics) -> Blueprint:

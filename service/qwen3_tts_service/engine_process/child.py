@@ -27,7 +27,19 @@ from ..speech.listening import Finish, Listener, Speaker, Waveform
 from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .kept_voices import KeptVoices
 from .loading import EngineLoader
-from .messages import Answer, Begin, Built, Call, Cancel, Counts, Ended, Fault, FrameCounts, Heard
+from .messages import (
+    Answer,
+    Begin,
+    Built,
+    Call,
+    Cancel,
+    CodecCounts,
+    Counts,
+    Ended,
+    Fault,
+    FrameCounts,
+    Heard,
+)
 from .sound import SoundMemory
 
 logger = logging.getLogger(__name__)
@@ -190,8 +202,12 @@ class EngineHost:
         stats = self._engines[model].stats()
         if stats is None:
             return None
-        frames = stats.frames
-        return Counts(FrameCounts(frames.frames, frames.paused, frames.gap_p50_s, frames.gap_p95_s))
+        frames, codec = stats.frames, stats.codec
+        return Counts(
+            FrameCounts(frames.frames, frames.paused, frames.gap_p50_s, frames.gap_p95_s),
+            CodecCounts(codec.frames, codec.backlog),
+            stats.memory_bytes,
+        )
 
     def ping(self) -> None:
         """The process is alive and its interpreter free."""

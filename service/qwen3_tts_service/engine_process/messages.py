@@ -105,7 +105,17 @@ class FrameCounts:
 
 
 @dataclass(frozen=True)
+class CodecCounts:
+    """What the codec counts, as :class:`..served_model.CodecStats`."""
+
+    frames: int
+    backlog: int
+
+
+@dataclass(frozen=True)
 class Counts:
     """What an engine that makes frames counts, as :class:`..served_model.EngineStats`."""
 
     frames: FrameCounts
+    codec: CodecCounts
+    memory_bytes: int

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..checkpoints.load import LoadedModel
+from ..checkpoints.memory import held_bytes
 from ..codec.worker import CodecStats, CodecWorker
 from ..engine.budget import frame_budget
 from ..engine.jobs import FrameRequest
@@ -28,10 +29,11 @@ _LOOKED_AT_FIRST = 16_384
 
 @dataclass(frozen=True)
 class PipelineStats:
-    """The two stages at one moment."""
+    """The two stages at one moment. ``memory_bytes``: see :func:`..checkpoints.memory.held_bytes`."""
 
     frames: SchedulerStats
     codec: CodecStats
+    memory_bytes: int
 
 
 class StreamingEngine:
@@ -129,7 +131,7 @@ class StreamingEngine:
 
     def stats(self) -> PipelineStats:
         """Counts and times of both stages, for metrics. The codec's are those of every model that shares it."""
-        return PipelineStats(self._scheduler.stats(), self._codec.stats())
+        return PipelineStats(self._scheduler.stats(), self._codec.stats(), held_bytes(self.device))
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Finish what is being spoken, end the frame loop, let the memory go; nothing may be asked afterwards.
