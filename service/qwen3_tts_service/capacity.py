@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from .speech.request import SpeechRequest
 from .narration import Engine
+from .speech.request import SpeechRequest
 
 #: Every stream must be made so many times as fast as it is listened to: what is measured is short and alone on the
 #: host, what is served may be long and is not.
