@@ -23,6 +23,13 @@ START_S = 180.0
 _SERVE = "from qwen3_tts_service.cli import main; main()"
 #: What a program finds that was started with a socket (sd_listen_fds(3)).
 _PASSED = "import os; os.dup2({}, 3); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
+#: The real program, whose engine process has an engine that a request's text steers: no model is needed to leave.
+STEERED = """
+from qwen3_tts_service.cli import main
+from qwen3_tts_service.engine_process import parent
+parent.PROGRAM = ("-m", "steered_engine")
+main()
+"""
 _PATH = f"{Path(qwen3_tts_service.__file__).parents[1]}:{Path(__file__).parent}"
 _LISTENING = re.compile(r"listening on http://(\S+?):(\d+), ")
 

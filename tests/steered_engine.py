@@ -20,17 +20,22 @@ from qwen3_tts_service.speech.listening import Listener, Speaker
 from qwen3_tts_service.speech.request import SpeechRequest
 from stand_in_engine import StandInEngine
 
+#: A text whose sound is made at a steady pace, whoever else speaks.
+PACED = "pace"
+
 
 class Steered(StandInEngine):
     """Speaks like the stand-in, but for some texts."""
 
     def __init__(self, on_fault: Callable[[DeviceFault], None]) -> None:
-        super().__init__()
+        super().__init__(int(os.environ.get("STEERED_SLOTS", "1")))
         self._on_fault = on_fault
 
     def pieces(self, request: SpeechRequest) -> Iterable[npt.NDArray[np.float32]]:
         if request.text == "long":
             return self._slowly()
+        if request.text == PACED:
+            return self._paced()
         while request.text == "hang":
             time.sleep(1)
         if request.text == "fault":
@@ -59,6 +64,12 @@ class Steered(StandInEngine):
         """Four seconds of sound in two."""
         for _ in range(40):
             time.sleep(0.05)
+            yield self.waveform
+
+    def _paced(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Two seconds of sound in 0.4 s."""
+        for _ in range(20):
+            time.sleep(0.02)
             yield self.waveform
 
     def start(self, request: SpeechRequest, listener: Listener, *, deadline: float) -> Speaker:

@@ -19,11 +19,10 @@ from pathlib import Path
 import pytest
 
 from qwen3_tts_service.api import server
-from server_process import ServerProcess, serving, wait_for
+from server_process import STEERED, ServerProcess, serving, wait_for
 from stand_in_engine import Service, service
 
 from .test_metrics import scraped
-from .test_process import STEERED
 from .test_streaming import PIECE, TWO_FRAMES_S, Reader
 
 DAY_S = 86_400.0

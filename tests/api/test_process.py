@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server_process import Answer, ServerProcess, serving, wait_for
+from server_process import STEERED, Answer, ServerProcess, serving, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -288,15 +288,6 @@ def test_the_settings_file_may_say_it_all(tiny_checkpoint: Path, tmp_path: Path)
         assert "0.0.0.0" in wait_for(lambda: "listening" in server.log and server.log, "the address", 30)
         assert "1 API keys" in server.log
         assert server.ask("GET", "/v1/models").status == 401
-
-
-#: The real program, whose engine process has an engine that a request's text steers: no model is needed to leave.
-STEERED = """
-from qwen3_tts_service.cli import main
-from qwen3_tts_service.engine_process import parent
-parent.PROGRAM = ("-m", "steered_engine")
-main()
-"""
 
 
 def test_a_lost_gpu_ends_the_process_for_systemd_to_restart(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ class Plan:
     #: Concurrent clients of the serve suite.
     clients: tuple[int, ...] = (1, 8)
     soak_minutes: float = 10.0
+    #: Seconds of the overload suite.
+    overload_s: float = 300.0
     weights: Weights = "bf16"
     say: Callable[[str], None] = _silent
     keep: Callable[[Report], None] = _forget

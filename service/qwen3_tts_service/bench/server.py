@@ -77,6 +77,11 @@ class Server:
             )
         self.port = 0
 
+    @property
+    def pid(self) -> int:
+        """The server's process; its child is the engine's."""
+        return self._process.pid
+
     def wait_until_ready(self) -> None:
         """Block until it speaks. Raises EngineError with the end of its log when it does not come up."""
         deadline = time.monotonic() + _START_S

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bench.report import Report
 
 #: What can be measured -> the module under ``bench/`` that does it.
-_SUITES = {"engine": "engine_suite", "codec": "codec_suite", "serve": "serve_suite"}
+_SUITES = {"engine": "engine_suite", "codec": "codec_suite", "serve": "serve_suite", "overload": "overload"}
 
 
 def _one_of(suite: str | None, placement: bool, original: bool, soak: float | None) -> str:
@@ -38,7 +38,8 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
 @click.option(
     "--suite",
     type=click.Choice(tuple(_SUITES)),
-    help="engine: frames; codec: decoding; serve: the HTTP service with streaming clients.",
+    help="engine: frames; codec: decoding; serve: the HTTP service with streaming clients; overload: the HTTP service "
+    "with 64 clients that ask for twice of what it can.",
 )
 @click.option(
     "--placement",
@@ -99,6 +100,14 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
     default=(1, 8),
     show_default=True,
     help="HTTP clients at once; repeat the option.",
+)
+@click.option(
+    "--overload-seconds",
+    "overload_s",
+    type=click.FloatRange(5),
+    default=300.0,
+    show_default=True,
+    help="How long the overload suite asks for too much.",
 )
 @click.option(
     "--upstream/--no-upstream", default=True, show_default=True, help="Run upstream's code beside ours."
