@@ -31,8 +31,9 @@ ALLOWED: dict[str, set[str] | None] = {
     "narration": {"speech", "errors"},
     "admission": {"errors"},
     "synthesis": {"admission", "narration", "speech", "audio", "errors"},
+    "engine_stats": set(),
     "capacity": {"narration", "speech"},
-    "served_model": {"admission", "capacity", "narration", "synthesis", "speech", "errors"},
+    "served_model": {"admission", "capacity", "engine_stats", "narration", "synthesis", "speech", "errors"},
     "lifecycle": {"admission", "served_model", "synthesis", "speech", "errors"},
     "engine_process": {
         "served_model",

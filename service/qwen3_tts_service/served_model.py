@@ -15,6 +15,7 @@ import numpy as np
 from . import capacity
 from .admission import NO_KEY, Limits
 from .capacity import Capacity
+from .engine_stats import EngineStats
 from .errors import DeviceFault, Draining, EngineError, NotReady, QueueFull, TTSError
 from .narration import Engine
 from .speech.formats import Output
@@ -46,45 +47,6 @@ class SelfCheck:
     #: The error that was measured and the largest that passes; None where nothing was compared.
     max_error: float | None = None
     tolerance: float | None = None
-
-
-class FrameStats(Protocol):
-    """What a frame loop counts: frames since the load, and seconds between the newest ones."""
-
-    @property
-    def frames(self) -> int: ...
-
-    @property
-    def paused(self) -> int: ...
-
-    @property
-    def gap_p50_s(self) -> float | None: ...
-
-    @property
-    def gap_p95_s(self) -> float | None: ...
-
-
-class CodecStats(Protocol):
-    """What the codec counts, for all models that share it: frames turned into sound, and frames that wait for it."""
-
-    @property
-    def frames(self) -> int: ...
-
-    @property
-    def backlog(self) -> int: ...
-
-
-class EngineStats(Protocol):
-    """What an engine that makes frames counts. ``memory_bytes``: what its process holds on the device."""
-
-    @property
-    def frames(self) -> FrameStats: ...
-
-    @property
-    def codec(self) -> CodecStats: ...
-
-    @property
-    def memory_bytes(self) -> int: ...
 
 
 class LoadedEngine(Engine, Protocol):

@@ -100,7 +100,7 @@ class Crowd:
 
     def _trickle(self, draw: random.Random) -> None:
         body = json.dumps({"input": "trickle", "voice": "ryan", "response_format": "pcm"}).encode()
-        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         request = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
         with socket.create_connection(("127.0.0.1", self._port)) as client:
             for byte in request[: draw.randint(10, len(request))]:
@@ -173,9 +173,10 @@ def test_a_wall_clock_that_stands_still_stops_no_deadline(
     assert running.ask("POST", "/v1/audio/speech", body, X_Timeout="0.3").status == 504
     running.engine.go.set()
     running.engine.repeat = 100_000
-    Reader(running.port, receive_buffer=4096)
+    stalled = Reader(running.port, receive_buffer=4096)
     wait_for(lambda: len(running.engine.utterances) == 2, "it speaks")
     wait_for(lambda: running.engine.utterances[1].left, "who reads nothing is cut off", 5)
+    stalled.hang_up()
 
 
 def children(process: ServerProcess) -> list[int]:

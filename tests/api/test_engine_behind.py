@@ -13,8 +13,8 @@ import pytest
 
 from qwen3_tts_service.config import Settings
 from qwen3_tts_service.engine_process.parent import EngineProcess
+from qwen3_tts_service.engine_stats import FrameStats
 from qwen3_tts_service.lifecycle import ModelSource
-from qwen3_tts_service.served_model import FrameStats
 from server_process import wait_for
 from stand_in_engine import Service, service
 

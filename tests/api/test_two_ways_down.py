@@ -20,16 +20,9 @@ from click.testing import CliRunner
 from qwen3_tts_service.api.listener import inherited
 from qwen3_tts_service.commands import drain
 from qwen3_tts_service.errors import ConfigurationError
-from server_process import serving, wait_for
+from server_process import STEERED, serving, wait_for
 from stand_in_engine import TONE, service
 
-#: The real program, whose engine process has an engine that a request's text steers: no model is needed.
-STEERED = """
-from qwen3_tts_service.cli import main
-from qwen3_tts_service.engine_process import parent
-parent.PROGRAM = ("-m", "steered_engine")
-main()
-"""
 #: What the steered engine speaks for "long", as pcm.
 LONG = 40 * len(TONE) * 2
 

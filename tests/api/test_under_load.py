@@ -115,7 +115,7 @@ def test_with_too_many_connections_the_oldest_without_a_request_is_closed(
         assert not is_closed(idle[-1])
         # Those that are kept can still ask.
         idle[-1].setblocking(True)
-        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[-1].recv(15) == b"HTTP/1.1 200 OK"
         running.engine.go.set()
         assert response.read() == 2 * PIECE
@@ -126,9 +126,12 @@ def test_with_too_many_connections_the_oldest_without_a_request_is_closed(
     ("limit", "words"),
     [
         ("_IDLE_S", b""),
-        ("_IDLE_S", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("_IDLE_S", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         ("_HEADER_S", b"POST /v1/audio/speech HTTP/1.1\r\nX: "),
-        ("_BODY_STANDS_S", b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"),
+        (
+            "_BODY_STANDS_S",
+            b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+        ),
     ],
 )
 def test_a_connection_without_a_whole_request_has_an_end(
@@ -155,7 +158,7 @@ def test_a_body_that_comes_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch)
         body = b'{"input": "a", "voice": "ryan", "response_format": "pcm"}'
         head = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         [client] = connections(
-            running.port, 1, b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\n" + head.encode()
+            running.port, 1, b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n" + head.encode()
         )
         with client:
             for start in range(0, len(body), 12):

@@ -96,7 +96,7 @@ class Built:
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """What a frame loop counts, as :class:`..served_model.FrameStats`."""
+    """What a frame loop counts, as :class:`..engine_stats.FrameStats`."""
 
     frames: int
     paused: int
@@ -106,7 +106,7 @@ class FrameCounts:
 
 @dataclass(frozen=True)
 class CodecCounts:
-    """What the codec counts, as :class:`..served_model.CodecStats`."""
+    """What the codec counts, as :class:`..engine_stats.CodecStats`."""
 
     frames: int
     backlog: int
@@ -114,7 +114,7 @@ class CodecCounts:
 
 @dataclass(frozen=True)
 class Counts:
-    """What an engine that makes frames counts, as :class:`..served_model.EngineStats`."""
+    """What an engine that makes frames counts, as :class:`..engine_stats.EngineStats`."""
 
     frames: FrameCounts
     codec: CodecCounts
