@@ -137,9 +137,7 @@ class Lifecycle:
         gone: Callable[[], bool] = lambda: False,
     ) -> Speech:
         """As :meth:`ServedModel.speak`; raises NotReady with the reason while the process is not."""
-        return self._able(model).speak(
-            request, output=output, timeout_s=timeout_s, client=client, gone=gone
-        )
+        return self._able(model).speak(request, output=output, timeout_s=timeout_s, client=client, gone=gone)
 
     def listen(
         self,

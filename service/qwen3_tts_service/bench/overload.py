@@ -45,12 +45,16 @@ _SETTLES = 0.2
 _CAPACITY_PART, _CAPACITY_MOST_S = 0.2, 30.0
 _BYTES_A_SECOND = FIRST_SOUND_BYTES * FRAMES_A_SECOND
 _LOOK_S, _PATIENCE_S = 0.5, 120.0
+_EXPECTED = ("200", "429")
 _MIB = 1 << 20
 
 
 @dataclass
 class Heard:
-    """What clients heard in one phase. Sound counts when it arrives, between ``since`` and ``until``."""
+    """What clients heard in one phase. Sound counts when it arrives, requests when they end, between two times.
+
+    What is neither sound nor 429 counts at any time.
+    """
 
     since: float
     until: float
@@ -85,7 +89,7 @@ class Figures:
     @property
     def errors(self) -> dict[str, int]:
         """Ends that are neither sound nor 429."""
-        return {end: count for end, count in self.heard.ends.items() if end not in ("200", "429")}
+        return {end: count for end, count in self.heard.ends.items() if end not in _EXPECTED}
 
     def share(self, key: str) -> float:
         """A key's part of what was served, over its fair part."""
@@ -213,7 +217,6 @@ def _open_loop(
 def _ask(port: int, content: bytes, key: str, due: float, heard: Heard) -> None:
     """One request, due at a time of :func:`time.monotonic`, read to its end. What it meets is counted."""
     late_s = time.monotonic() - due
-    counts = heard.since <= due < heard.until
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
     first_s: float | None = None
     try:
@@ -233,9 +236,9 @@ def _ask(port: int, content: bytes, key: str, due: float, heard: Heard) -> None:
     finally:
         connection.close()
     with heard.lock:
-        if counts:
+        heard.late_s = max(heard.late_s, late_s)
+        if heard.since <= time.monotonic() < heard.until or end not in _EXPECTED:
             heard.ends[end] += 1
-            heard.late_s = max(heard.late_s, late_s)
             if end == "200" and first_s is not None:
                 heard.first_s.append(first_s)
 
