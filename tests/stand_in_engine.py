@@ -199,6 +199,7 @@ def service(
         requests=slots + chosen.queue_size,
         max_body_bytes=chosen.max_body_bytes,
         reader_timeout_s=chosen.reader_timeout_s,
+        opens=keys.opens,
     )
     loop = threading.Thread(target=server.run)
     loop.start()

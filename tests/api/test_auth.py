@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import json
 import logging
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from qwen3_tts_service.api.auth import KeyRing
 from qwen3_tts_service.commands import serve
 from qwen3_tts_service.config import Settings
 from qwen3_tts_service.errors import ConfigurationError, Unauthorized
+from stand_in_engine import service
 
 
 def line(name: str, key: str) -> str:
@@ -119,3 +123,42 @@ def test_what_a_reload_brought_goes_before_the_credential(
     assert names(keys, "old", "new") == [None, "kitchen"]
     own = tmp_path / "own"
     assert serve.key_file(Settings(model=tmp_path, api_keys_file=own)) == own
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(
+        [
+            "POST /v1/audio/voices HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            *lines,
+            "",
+            "",
+        ]
+    ).encode()
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 10000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("shown", [[], ["Authorization: Bearer three"], ["Expect: 100-continue"]])
+def test_a_strangers_large_body_is_not_waited_for(file: Path, length: str, shown: list[str]) -> None:
+    """Refused by its header: nothing of it is kept."""
+    with (
+        service(KeyRing.read(lambda: file)) as running,
+        socket.create_connection(("127.0.0.1", running.port), 10) as client,
+    ):
+        client.sendall(head(length, *shown))
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        error = json.loads(answer.read())["error"]
+        assert "65536 bytes" in error["message"]
+        assert client.recv(1) == b"", "the connection is closed"
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_who_has_a_key_or_needs_none_may_send_much(file: Path, keyed: bool) -> None:
+    with service(KeyRing.read(lambda: file) if keyed else KeyRing()) as running:
+        headers = {"Authorization": "Bearer one"} if keyed else {}
+        body = {"input": "a", "voice": "vivian", "user": "x" * 100_000}
+        assert running.ask("POST", "/v1/audio/speech", body, **headers).status == 200

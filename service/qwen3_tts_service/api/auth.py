@@ -67,6 +67,14 @@ class KeyRing:
             or "none",
         )
 
+    def opens(self, header: str | None) -> bool:
+        """Whether :meth:`authenticate` takes that header."""
+        try:
+            self.authenticate(header)
+        except Unauthorized:
+            return False
+        return True
+
     def authenticate(self, header: str | None) -> str:
         """Return the name of the key in an Authorization header; ``-`` where no keys are configured.
 

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -26,6 +27,7 @@ from waitress.server import create_server
 from waitress.task import ErrorTask, WSGITask
 
 from . import edge, error_responses
+from .bodies import Parser
 from .streams import BrokenOff
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class JSONErrorTask(ErrorTask):  # type: ignore[misc]
             ("Content-Length", str(len(content))),
             ("Connection", "close"),
             *edge.HEADERS.items(),
+            *([("WWW-Authenticate", "Bearer")] if error.code == 401 else []),
         ]
         self.close_on_finish = True
         self.channel.refused = True
@@ -251,11 +254,13 @@ class Server:
         requests: int,
         max_body_bytes: int,
         reader_timeout_s: float,
+        opens: Callable[[str | None], bool],
         on_round: Callable[[], None] = lambda: None,
     ) -> None:
         """``requests`` for speech may wait or be spoken at a time, each on a thread of its own.
 
-        ``on_round`` is called by the thread that serves the sockets, several times a second.
+        ``opens`` says whether an Authorization header holds a key, or none is needed. ``on_round`` is called by the
+        thread that serves the sockets, several times a second.
         """
         self._on_round = on_round
         self._reader_timeout_s = reader_timeout_s
@@ -283,7 +288,9 @@ class Server:
             clear_untrusted_proxy_headers=False,
             expose_tracebacks=False,
         )
-        self._server.channel_class = Channel
+        self._server.channel_class = type(
+            "KeyedChannel", (Channel,), {"parser_class": partial(Parser, opens)}
+        )
         self._stopped = threading.Event()
 
     def run(self) -> None:

@@ -121,6 +121,7 @@ def _serve(
         requests=len(settings.models) * (most_slots(settings) + settings.queue_size),
         max_body_bytes=settings.max_body_bytes,
         reader_timeout_s=settings.reader_timeout_s,
+        opens=lambda header: settings.loopback_without_key or keys.opens(header),
         on_round=notify.Watchdog().beat,
     )
     server.accept(not hand_over)
