@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -167,17 +168,27 @@ class Voices:
                 self.leave(slot)
 
     def _sample_and_keep(self, logits: Tensor, **settings: Any) -> Tensor:
-        """Draw, and keep what decides."""
-        left = draw.process(
-            logits,
-            temperature=settings["temperature"],
-            top_k=settings["top_k"],
-            top_p=settings["top_p"],
-        )
-        noise = draw.uniform(settings["key"], settings["codebook"], logits.shape[1])
-        race = torch.where(settings["greedy"][:, None], logits, left - torch.log(-torch.log(noise)))
+        """Draw, and keep what decides: what the sampling itself computes on its way, which takes a third of a frame."""
+        parts: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., Tensor]:
+            compute = getattr(draw, name)
+
+            def kept(*arguments: Any, **named: Any) -> Tensor:
+                parts[name] = compute(*arguments, **named)
+                return parts[name]
+
+            return kept
+
+        with (
+            patch.object(draw, "process", keep("process")),
+            patch.object(draw, "uniform", keep("uniform")),
+        ):
+            codes = self._sample(logits, **settings)
+        noise = -torch.log(-torch.log(parts["uniform"]))
+        race = torch.where(settings["greedy"][:, None], logits, parts["process"] + noise)
         self._drawn.append((logits.clone(), race))
-        return self._sample(logits, **settings)
+        return codes
 
 
 def alone(model: FrameModel, voice: Voice, *, slot: int = 0, batch: int | None = None) -> Run:
