@@ -30,7 +30,7 @@ ModelState = Literal["unloaded", "loading", "warming", "ready"]
 
 _WARM_UP_TEXT = "Ready to speak."
 _WARM_UP_VOICE = "A calm voice."
-_WARM_UP_FRAMES = 250
+WARM_UP_FRAMES = 250
 _WARM_UP_S = 1800.0
 #: Quieter than this is silence: a device that computes zeros.
 _SILENCE_RMS = 1e-4
@@ -409,7 +409,7 @@ def _sentence(engine: LoadedEngine, max_frames: int) -> SpeechRequest:
 
 def _warm_up(engine: LoadedEngine, give_up: Callable[[], bool]) -> None:
     utterance = engine.open(
-        _sentence(engine, _WARM_UP_FRAMES), deadline=time.monotonic() + _WARM_UP_S, cancelled=give_up
+        _sentence(engine, WARM_UP_FRAMES), deadline=time.monotonic() + _WARM_UP_S, cancelled=give_up
     )
     waveform = np.concatenate([np.zeros(0, np.float32), *utterance])
     if not len(waveform) or not np.isfinite(waveform).all():

@@ -24,9 +24,11 @@ from ..speech.request import SAMPLES_A_FRAME
 _START_S = 900.0
 _LOOK_S = 0.1
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+), ")
-#: The ordinary server, whose engine process is observed.
+#: The ordinary server, whose engine process is observed. Speech does not end by itself there: the first sentence would
+#: be as long as it may be, 20 s, and who measures makes requests of the measured length first.
 _PROGRAM = (
-    "import sys; from qwen3_tts_service.engine_process import parent; parent.PROGRAM = ('-c', sys.argv.pop()); "
+    "import sys; from qwen3_tts_service import served_model; served_model.WARM_UP_FRAMES = 25; "
+    "from qwen3_tts_service.engine_process import parent; parent.PROGRAM = ('-c', sys.argv.pop()); "
     "from qwen3_tts_service.cli import main; main(['serve'])"
 )
 _ENGINE_PROGRAM = (
