@@ -187,13 +187,15 @@ def _open_loop(
     due = itertools.accumulate(
         (draw.expovariate(requests_a_second) for _ in itertools.count()), initial=time.monotonic()
     )
+    # In every twenty the parts are exact: by chance a key might ask for less than its share for minutes.
+    deck = [name for name, part in KEYS.items() for _ in range(round(20 * part))]
+    names = itertools.chain.from_iterable(draw.sample(deck, len(deck)) for _ in itertools.count())
     next_one = threading.Lock()
 
     def take_turns(_number: int) -> None:
         while True:
             with next_one:
-                at = next(due)
-                [key] = draw.choices(list(KEYS), list(KEYS.values()))
+                at, key = next(due), next(names)
             if at > heard.until:
                 return
             time.sleep(max(0.0, at - time.monotonic()))
