@@ -53,6 +53,12 @@ _ERROR = {
         }
     },
 }
+_TIMEOUT = {
+    "name": "X-Timeout",
+    "in": "header",
+    "description": "Seconds that all of the answer may take, at most the server's own limit.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 #: What a request that is fine in itself can be answered with, besides its result.
 _BUSY = {429: "No room in the queue, see Retry-After", 503: "Not ready, see Retry-After"}
 _FAILED = {500: "The engine failed", 504: "Not finished within its time"}
@@ -102,6 +108,7 @@ def _paths() -> dict[str, Any]:
             "post": _operation(
                 "Speak a text; the sound is sent while it is made",
                 takes="Speech",
+                parameters=[_TIMEOUT],
                 gives=formats,
                 errors=_BUSY | _FAILED | {404: "No such model"},
             )
@@ -110,7 +117,9 @@ def _paths() -> dict[str, Any]:
             "post": _operation(
                 "Speak many texts; each has a result of its own",
                 takes="Batch",
+                parameters=[_TIMEOUT],
                 gives=_json({"type": "object"}),
+                errors={429: "Too many requests, see Retry-After"},
             )
         },
         "/v1/audio/speech/{request_id}": {
