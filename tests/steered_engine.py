@@ -33,9 +33,11 @@ class Steered(StandInEngine):
 
     def pieces(self, request: SpeechRequest) -> Iterable[npt.NDArray[np.float32]]:
         if request.text == "long":
-            return self._slowly()
+            return self._slowly(pieces=40, each_s=0.05)
+        if request.text == "as it is heard":
+            return self._slowly(pieces=200, each_s=0.1)
         if request.text == PACED:
-            return self._paced()
+            return self._slowly(pieces=20, each_s=0.02)
         while request.text == "hang":
             time.sleep(1)
         if request.text == "fault":
@@ -60,16 +62,10 @@ class Steered(StandInEngine):
         self.go.set()
         return super().pieces(request)
 
-    def _slowly(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Four seconds of sound in two."""
-        for _ in range(40):
-            time.sleep(0.05)
-            yield self.waveform
-
-    def _paced(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Two seconds of sound in 0.4 s."""
-        for _ in range(20):
-            time.sleep(0.02)
+    def _slowly(self, pieces: int, each_s: float) -> Iterator[npt.NDArray[np.float32]]:
+        """So many tenths of a second of sound, each after ``each_s`` seconds."""
+        for _ in range(pieces):
+            time.sleep(each_s)
             yield self.waveform
 
     def start(self, request: SpeechRequest, listener: Listener, *, deadline: float) -> Speaker:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from stand_in_engine import TONE, service
 
 #: What the steered engine speaks for "long", as pcm.
 LONG = 40 * len(TONE) * 2
+#: The same for "as it is heard": 20 s of sound in 20 s.
+AS_IT_IS_HEARD = 200 * len(TONE) * 2
 
 
 class Stream:
@@ -126,15 +129,17 @@ def test_a_process_that_would_be_ended_by_the_order_is_spared() -> None:
 
 @pytest.mark.slow
 def test_every_byte_of_a_stream_arrives_and_new_work_is_sent_away(tmp_path: Path) -> None:
+    """A stream of 20 s; the service is told to go when it has run for 5 s."""
     with serving(tmp_path / "log", program=STEERED, model=tmp_path) as server:
         server.wait_until_ready()
-        stream = Stream(server.port, "long").begin()
+        stream = Stream(server.port, "as it is heard").begin()
+        time.sleep(5)
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: server.ask("GET", "/ready").json["status"] == "draining", "the way down")
         late = server.ask("POST", "/v1/audio/speech", {"input": "Hello.", "voice": "vivian"})
         assert (late.status, late.error["code"]) == (503, "draining")
         assert int(late.headers["retry-after"]) >= 1
-        assert stream.rest() == LONG
+        assert stream.rest() == AS_IT_IS_HEARD
         assert server.wait() == 0
 
 
