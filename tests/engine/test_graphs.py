@@ -116,6 +116,12 @@ def test_a_prompt_read_wrongly_is_found(model: LoadedModel, fault: float) -> Non
             verification.verify_prefill(tested, prefill, 64)
 
 
+def test_a_prompt_that_is_not_read_at_all_is_found(model: LoadedModel) -> None:
+    tested = frames(model, 1)
+    with torch.inference_mode(), pytest.raises(SelfCheckFailed, match="64 positions"):
+        verification.verify_prefill(tested, lambda slot, embeds: None, 64)
+
+
 def test_no_way_is_left_with_a_slot_that_advances(model: LoadedModel) -> None:
     runner = FrameRunner(frames(model), fastest="eager")
     before = runner.model.state.step.clone()
