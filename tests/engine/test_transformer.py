@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qwen3_tts_service.checkpoints.load import LoadedModel, load
 from qwen3_tts_service.engine import linear as matrices
+from qwen3_tts_service.engine import transformer
 from qwen3_tts_service.engine.frame import FrameModel
 from qwen3_tts_service.engine.prompt import PromptBuilder
 from qwen3_tts_service.engine.transformer import Stack, StackWeights, attention
@@ -118,6 +119,26 @@ def test_released_weights_are_gone_and_prompts_and_speech_stay(
     )
     run = alone(ours, Voice(PromptBuilder(given).build(REQUEST), max_frames=6))
     assert compare(run, expected, tolerance=0.0).frames == 6
+
+
+def test_the_device_has_the_memory_of_released_layers_back_before_keys_and_values_are_made(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = copy.deepcopy(parts(model)["predictor"])
+    steps: list[object] = []
+
+    def give_back(device: torch.device) -> None:
+        steps.append(sum(map(bytes_of, upstream.layers)))
+
+    class Cache(transformer.KeyValueCache):
+        def __init__(self, weights: StackWeights, *, slots: int, positions: int) -> None:
+            steps.append("keys and values")
+            super().__init__(weights, slots=slots, positions=positions)
+
+    monkeypatch.setattr(transformer, "give_back", give_back)
+    monkeypatch.setattr(transformer, "KeyValueCache", Cache)
+    Stack(StackWeights(upstream, positions=8, weights="bf16", release=True), slots=1, positions=8)
+    assert steps == [0, "keys and values"]
 
 
 @pytest.mark.parametrize(

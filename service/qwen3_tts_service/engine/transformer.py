@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..checkpoints.memory import give_back
 from ..errors import CheckpointError
 from .linear import Matrix, Weights, laid_out, linear
 
@@ -119,8 +120,9 @@ class StackWeights:
         """Take over upstream's ``stack`` (talker model or code predictor model).
 
         ``release`` empties each upstream layer as soon as it is copied, so that no unfused copy stays and
-        the peak is one layer above the sum; upstream cannot generate afterwards. Raises CheckpointError for
-        a stack with parts that this arithmetic has not.
+        the tensors in use peak one layer above the sum; upstream cannot generate afterwards. What torch then
+        has reserved for nothing is given back. Raises CheckpointError for a stack with parts that this
+        arithmetic has not.
         """
         config = stack.config
         if config.attention_bias or config.hidden_act != "silu" or config.sliding_window is not None:
@@ -137,6 +139,10 @@ class StackWeights:
             self.layers.append(_fuse(layer, weights))
             if release:
                 release_weights(layer)
+        if release:
+            # Two blocks of one matrix each do not make the one that both need together: of 1.7B's gate and up
+            # 1.4 GB stay behind, and keys and values would come on top of them.
+            give_back(stack.norm.weight.device)
         self.norm = _copy(stack.norm.weight)
         self.cos, self.sin = _rotary_tables(stack.rotary_emb, positions, self.norm)
 
