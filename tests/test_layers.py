@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str] | None] = {
         "errors",
     },
     "bench": {"pipeline", "speech", "engine", "codec", "audio", "checkpoints", "journal", "errors"},
+    "client": {"errors"},
     "commands": None,
     "cli": None,
 }

@@ -21,8 +21,11 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from .errors import ConfigurationError
 
 PREFIX = "QWEN3_TTS_"
-#: Variables under our prefix that are not settings: the file's name, and the build machine's cache.
-NOT_SETTINGS = frozenset({"CONFIG", "CACHE", "DEBIAN_MIRROR", "DEBIAN_SECURITY_MIRROR"})
+#: Variables under our prefix that are not settings: the file's name, the build machine's cache, and whom the
+#: commands ask that are clients.
+NOT_SETTINGS = frozenset(
+    {"CONFIG", "CACHE", "DEBIAN_MIRROR", "DEBIAN_SECURITY_MIRROR", "CLIENT_SERVER", "CLIENT_KEY"}
+)
 
 _HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")

@@ -162,6 +162,12 @@ class DeadlineExceeded(Unavailable):
     code = "deadline_exceeded"
 
 
+class Unreachable(Unavailable):
+    """Nobody answers at a server's address."""
+
+    code = "unreachable"
+
+
 class Cancelled(TTSError):
     """The caller went away; nobody reads the result."""
 
@@ -190,6 +196,18 @@ class EngineError(TTSError):
     """Synthesis failed inside the engine or the codec."""
 
     code = "engine_error"
+
+
+class BrokeOff(EngineError):
+    """An answer ended before the speech did; what came of it is not all."""
+
+    code = "broke_off"
+
+
+class OutputError(TTSError):
+    """Sound, or another answer, cannot be put where it was wanted: a file, a pipe, the speakers."""
+
+    code = "output_error"
 
 
 class DeviceFault(EngineError):

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from qwen3_tts_service.api.auth import KeyRing
+from qwen3_tts_service.client.server import Server
 from qwen3_tts_service.commands.doctor import Client, command
 from qwen3_tts_service.errors import EngineError, TTSError, Unavailable
 from server_process import Answer
@@ -147,7 +148,7 @@ def test_a_streamed_header_is_no_cut(planted: Planted) -> None:
 
 def test_an_answer_that_breaks_off_is_said_so(planted: Planted) -> None:
     planted.answers["/v1/audio/speech"] = (200, wav(SECOND))
-    client = Client(f"http://127.0.0.1:{planted.port}", None, 10)
+    client = Client(Server(f"http://127.0.0.1:{planted.port}", None, 10))
     planted.missing = 100
     with pytest.raises(EngineError, match="/v1/audio/speech broke off"):
         client.ask("/v1/audio/speech", {})
@@ -189,7 +190,7 @@ def test_nobody_there_is_said_so(planted: Planted) -> None:
 
 
 @pytest.mark.parametrize(
-    "server", ["https://127.0.0.1", "127.0.0.1:8100", "http://127.0.0.1:99999", "http://a:b"]
+    "server", ["ftp://127.0.0.1", "127.0.0.1:8100", "http://127.0.0.1:99999", "http://a:b"]
 )
 def test_a_wrong_address_is_a_usage_error(server: str) -> None:
     result = CliRunner().invoke(command, ["--server", server])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-import urllib.parse
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
 from ..audio import wav
-from ..errors import EngineError, Unavailable
+from ..client.server import Server, read
+from ..errors import EngineError
+from .server_options import server_options
 
 _SENTENCE = "This is a check of the speech service."
 _SEED = 1
@@ -62,24 +62,19 @@ class Finding:
 
 
 @click.command(name="doctor")
-@click.option("--server", default="http://127.0.0.1:8100", show_default=True, help="Address of the server.")
-@click.option(
-    "--key-file", type=click.File("rb"), help="File that holds the API key; - reads standard input."
-)
-@click.option("--timeout", default=300.0, show_default=True, help="Longest wait for the speech, in seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: bool) -> int:
+@server_options
+def command(server: Server, as_json: bool) -> int:
     """Ask a running server for one sentence and check what comes back.
 
     Exit status 0 when the server is ready and the WAV has a plausible length and loudness, else 1.
     """
-    key = _key(key_file) if key_file else None
-    finding = examine(Client(server, key, timeout))
+    finding = examine(Client(server))
     if as_json:
         click.echo(json.dumps(asdict(finding)))
     else:
         click.echo(
-            f"{server}: {finding.model} on {finding.device}, frames {finding.ways or 'unknown'}, "
+            f"{server.address}: {finding.model} on {finding.device}, frames {finding.ways or 'unknown'}, "
             f"codec {finding.codec_way or 'upstream'}, "
             f"self-check {finding.self_check}"
         )
@@ -93,57 +88,21 @@ def command(server: str, key_file: BinaryIO | None, timeout: float, as_json: boo
     return 0
 
 
-def _key(file: BinaryIO) -> str:
-    try:
-        key = file.read().decode("ascii").strip()
-    except UnicodeDecodeError as error:
-        raise click.BadParameter("an API key is plain ASCII", param_hint="--key-file") from error
-    if not key or not key.isprintable():
-        raise click.BadParameter("expected one API key, on one line", param_hint="--key-file")
-    return key
-
-
 class Client:
-    """Plain HTTP without proxies: the server is named by its address."""
+    """Times the server's answers."""
 
-    def __init__(self, server: str, key: str | None, timeout_s: float) -> None:
-        try:
-            parts = urllib.parse.urlsplit(server)
-            port = parts.port or 80
-        except ValueError as error:
-            raise click.BadParameter(f"{server!r}: {error}", param_hint="--server") from error
-        if parts.scheme != "http" or not parts.hostname:
-            raise click.BadParameter(f"{server!r} is no http://HOST:PORT", param_hint="--server")
-        self._address = (parts.hostname, port)
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._timeout_s = timeout_s
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """Send a request. Raises Unavailable when nobody answers, EngineError when the answer breaks off."""
-        connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_s)
+        """Send a request. Raises Unreachable when nobody answers, EngineError when the answer breaks off."""
         asked = time.monotonic()
-        try:
-            if body is None:
-                connection.request("GET", path, headers=self._headers)
-            else:
-                headers = {**self._headers, "Content-Type": "application/json"}
-                connection.request("POST", path, json.dumps(body), headers)
-            response = connection.getresponse()
-            first = response.read1(_FIRST_BYTES)
+        method, content = ("GET", None) if body is None else ("POST", json.dumps(body).encode())
+        with self._server.answer(method, path, content) as response:
+            first = read(response, path, _FIRST_BYTES)
             first_s = time.monotonic() - asked
-            return Answer(response.status, first + response.read(), first_s, time.monotonic() - asked)
-        except http.client.IncompleteRead as error:
-            raise EngineError(
-                f"{path} broke off: the server's journal says why, under the request's id"
-            ) from error
-        except (OSError, http.client.HTTPException) as error:
-            host, port = self._address
-            raise Unavailable(
-                f"{host}:{port}{path} does not answer: {error or type(error).__name__}; is the unit running?",
-                retry_after_s=5.0,
-            ) from error
-        finally:
-            connection.close()
+            rest = read(response, path)
+            return Answer(response.status, first + rest, first_s, time.monotonic() - asked)
 
     def ask_json(self, path: str, *fields: str) -> dict[str, Any]:
         """A GET whose answer must be 200 and JSON with ``fields``. Raises EngineError with what came instead."""
@@ -160,7 +119,7 @@ class Client:
 
 
 def examine(client: Client) -> Finding:
-    """Ask for readiness and one sentence. Raises EngineError or Unavailable saying what is wrong."""
+    """Ask for readiness and one sentence. Raises EngineError or Unreachable saying what is wrong."""
     ready = client.ask_json("/ready", "model", "device", "self_check")
     voices = client.ask_json("/v1/audio/voices", "voices")["voices"]
     # Those of the model that speaks when none is named; servers of one model may leave the name out.
