@@ -107,6 +107,24 @@ def test_verify_afterwards_needs_no_network(hub: Hub, tmp_path: Path) -> None:
     verified = run(hub, "verify", "--record", record, HF_HUB_OFFLINE="1")
     assert verified.returncode == 0, verified.stderr
     assert hub.requests == []
+    path = json.loads(record.read_text())["path"]
+    told = run(hub, "verify", path, "--json", HF_HUB_OFFLINE="1")
+    assert json.loads(told.stdout) == {"path": path, "complete": True, "problems": []}
+
+
+def test_the_list_tells_what_is_complete(hub: Hub, tmp_path: Path) -> None:
+    pulled = json.loads(pull(hub, tmp_path, "--json").stdout.splitlines()[-1])
+    hub.requests.clear()
+    (model,) = json.loads(run(hub, "list", "--cache", tmp_path, "--json").stdout)["models"]
+    wanted = [name for name in hub.files if (Path(pulled["path"]) / name).exists()]
+    size = sum(len(hub.files[name]) for name in wanted)
+    assert model == {**pulled, "bytes": size, "complete": True, "problems": []}
+    assert f"{pulled['repo']} at {pulled['revision']}" in run(hub, "list", "--cache", tmp_path).stdout
+    (Path(pulled["path"]) / "model.safetensors").unlink()
+    assert "model.safetensors is missing" in run(hub, "list", "--cache", tmp_path).stdout
+    assert hub.requests == []
+    nowhere = run(hub, "list", "--cache", tmp_path / "nowhere")
+    assert (nowhere.returncode, "nowhere" in nowhere.stderr) == (1, True)
 
 
 def test_a_cut_in_the_middle_resumes_with_a_range_within_the_same_call(hub: Hub, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -16,7 +17,8 @@ from ..errors import Unavailable
 @click.option("--end", is_flag=True, help="Bring it back into rotation.")
 @click.option("--unit", default="qwen3-tts", show_default=True, help="Its systemd unit.")
 @click.option("--pid", type=click.IntRange(min=2), help="Its process, where no unit runs it.")
-def command(end: bool, unit: str, pid: int | None) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(end: bool, unit: str, pid: int | None, as_json: bool) -> int:
     """Take a running server out of rotation, or bring it back with --end.
 
     /ready answers 503 from then on, so that a balancer sends nothing more; what comes anyway is served, and the
@@ -33,9 +35,12 @@ def command(end: bool, unit: str, pid: int | None) -> int:
         raise Unavailable(
             f"process {process} cannot be signalled: {error.strerror}", retry_after_s=5.0
         ) from error
-    click.echo(
-        f"process {process} is " + ("back in rotation" if end else "out of rotation and goes on serving")
-    )
+    if as_json:
+        click.echo(json.dumps({"process": process, "in_rotation": end}))
+    else:
+        click.echo(
+            f"process {process} is " + ("back in rotation" if end else "out of rotation and goes on serving")
+        )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``qwen3-tts models``: fetch weights from the hub, and say whether weights on this machine are complete."""
+"""``qwen3-tts models``: fetch weights from the hub, and say which are on this machine and whether they are complete."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from ..checkpoints.cached import cached
 from ..checkpoints.verify import problems
 from ..errors import CheckpointError, ConfigurationError
 
 
 @click.group()
 def command() -> None:
-    """Fetch and verify model weights."""
+    """Fetch, list and verify model weights."""
 
 
 def hub_token() -> str | None:
@@ -58,10 +59,26 @@ def pull(
         click.echo(pulled.path)
 
 
+@command.command(name="list")
+@click.option("--cache", required=True, type=click.Path(path_type=Path), help="Hub cache directory.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_(cache: Path, as_json: bool) -> None:
+    """What `pull` has put into a cache: repository, commit, size, directory, and whether it is complete."""
+    found = cached(cache)
+    if as_json:
+        click.echo(json.dumps({"models": [checkpoint.described() for checkpoint in found]}))
+        return
+    for checkpoint in found:
+        state = "; ".join(checkpoint.problems) or "complete"
+        click.echo(f"{checkpoint.repo} at {checkpoint.revision}: {checkpoint.size / 2**20:.0f} MiB, {state}")
+        click.echo(f"  {checkpoint.path}")
+
+
 @command.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--record", type=click.Path(path_type=Path), help="Verify what `pull --record` recorded.")
-def verify(directory: Path | None, record: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(directory: Path | None, record: Path | None, as_json: bool) -> None:
     """Say whether a checkpoint is complete: its files open and have the recorded sizes. Needs no network."""
     if (directory is None) == (record is None):
         raise click.UsageError("give either a DIRECTORY or --record FILE")
@@ -72,6 +89,10 @@ def verify(directory: Path | None, record: Path | None) -> None:
         pulled = read_record(record)
         directory, sizes = Path(pulled.path), pulled.files
     assert directory is not None
-    if found := problems(directory, sizes):
+    found = problems(directory, sizes)
+    if as_json:
+        click.echo(json.dumps({"path": str(directory), "complete": not found, "problems": found}))
+    if found:
         raise CheckpointError(f"{directory}: {'; '.join(found)}", param=str(directory))
-    click.echo(f"{directory}: complete")
+    if not as_json:
+        click.echo(f"{directory}: complete")
