@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from qwen3_tts_service import __version__
 from qwen3_tts_service.cli import SUBCOMMANDS, group
 
-HEAVY = ("torch", "transformers", "flask", "numpy", "pydantic")
+HEAVY = ("torch", "transformers", "flask", "numpy", "pydantic", "av", "soundfile", "waitress")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,17 +24,60 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_lists_every_subcommand_without_importing_anything_heavy() -> None:
-    script = (
-        "import sys\n"
-        "from qwen3_tts_service.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
+def imported(*arguments: str, **environment: str) -> tuple[str, set[str]]:
+    """What a call prints, and every module that it imports."""
+    script = "from qwen3_tts_service.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "HEAVY []" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return done.stdout, {line.rpartition("|")[2].strip() for line in lines}
+
+
+def test_help_lists_every_subcommand_without_importing_anything_heavy() -> None:
+    said, modules = imported("--help")
+    assert modules.isdisjoint(HEAVY)
+    assert not any(name.startswith("qwen3_tts_service.commands") for name in modules)
     for name in SUBCOMMANDS:
-        assert name in done.stdout
+        assert name in said
+
+
+@pytest.mark.parametrize("name", ["say", "voices", "models", "doctor", "drain"])
+def test_what_asks_a_server_needs_nothing_heavy(name: str) -> None:
+    said, modules = imported(name, "--help")
+    assert "Usage:" in said
+    assert modules.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("name", ["say", "voices"])
+def test_a_client_is_enough_with_click(name: str) -> None:
+    """As the README promises; what this Python imports by itself is not ours."""
+    bare = subprocess.run(
+        [sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    _, modules = imported(name, "--help")
+    heads = {module.partition(".")[0] for module in modules - set(bare.stdout.split())}
+    assert heads - sys.stdlib_module_names == {"click", "qwen3_tts_service"}
+
+
+def test_a_shell_completes_names_without_importing_what_they_name() -> None:
+    words = {"COMP_WORDS": "qwen3-tts s", "COMP_CWORD": "1"}
+    said, modules = imported(_QWEN3_TTS_COMPLETE="bash_complete", **words)
+    assert said.split() == ["plain,say", "plain,serve"]
+    assert modules.isdisjoint(HEAVY)
+    words = {"COMP_WORDS": "qwen3-tts say --la", "COMP_CWORD": "2"}
+    assert imported(_QWEN3_TTS_COMPLETE="bash_complete", **words)[0].split() == ["plain,--language"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_asks_this_program(shell: str) -> None:
+    result = CliRunner().invoke(group, ["completion", shell])
+    assert result.exit_code == 0
+    assert f"_QWEN3_TTS_COMPLETE={shell}_complete" in result.output
 
 
 @pytest.mark.parametrize("name", sorted(SUBCOMMANDS))

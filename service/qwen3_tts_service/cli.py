@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from . import __version__
 from .errors import TTSError
@@ -18,12 +19,16 @@ from .errors import TTSError
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench", "Measure a checkpoint on this host, beside upstream and the hardware's floor."),
     "checkpoint": ("checkpoint", "Write synthetic checkpoints: random weights, real geometry."),
+    "completion": ("completion", "Print what a shell needs to complete these commands."),
     "compile": ("compile", "Compile what `serve` needs, ahead of its start."),
     "doctor": ("doctor", "Ask a running server for one sentence and check what comes back."),
     "drain": ("drain", "Take a running server out of rotation, or bring it back."),
-    "models": ("models", "Fetch model weights."),
+    "man": ("man", "Print the manual page."),
+    "models": ("models", "Fetch, list and verify model weights."),
     "patch": ("patch", "Apply, revert and verify the on-disk patches of a Python environment."),
+    "say": ("say", "Speak text into a file, a pipe or the speakers."),
     "serve": ("serve", "Run the HTTP service in the foreground."),
+    "voices": ("voices", "List, save, rename and remove a server's voices."),
 }
 
 
@@ -39,6 +44,16 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f".commands.{SUBCOMMANDS[cmd_name][0]}", __package__)
         command: click.Command = module.command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table too: a key press must not import everything."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=SUBCOMMANDS[name][1])
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

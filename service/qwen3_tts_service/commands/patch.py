@@ -16,5 +16,8 @@ from ..sitepatches.command import main
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(arguments: tuple[str, ...]) -> int:
-    """Apply, revert and verify the on-disk patches of a Python environment."""
+    """Apply, revert and verify the on-disk patches of a Python environment.
+
+    `qwen3-tts patch --help` tells how.
+    """
     return main(arguments, program="qwen3-tts patch")
