@@ -12,21 +12,21 @@ from click.testing import CliRunner
 from qwen3_tts_service import __version__
 from qwen3_tts_service.cli import SUBCOMMANDS, group
 
+_MAIN = "from qwen3_tts_service.cli import main; main()"
 HEAVY = ("torch", "transformers", "flask", "numpy", "pydantic", "av", "soundfile", "waitress")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from qwen3_tts_service.cli import main; main()", *arguments],
+        [sys.executable, "-c", _MAIN, *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def imported(*arguments: str, **environment: str) -> tuple[str, set[str]]:
+def imported(*arguments: str, script: str = _MAIN, **environment: str) -> tuple[str, set[str]]:
     """What a call prints, and every module that it imports."""
-    script = "from qwen3_tts_service.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", script, *arguments],
         capture_output=True,
@@ -56,11 +56,9 @@ def test_what_asks_a_server_needs_nothing_heavy(name: str) -> None:
 @pytest.mark.parametrize("name", ["say", "voices"])
 def test_a_client_is_enough_with_click(name: str) -> None:
     """As the README promises; what this Python imports by itself is not ours."""
-    bare = subprocess.run(
-        [sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
-    )
+    _, bare = imported(script="")
     _, modules = imported(name, "--help")
-    heads = {module.partition(".")[0] for module in modules - set(bare.stdout.split())}
+    heads = {module.partition(".")[0] for module in modules - bare}
     assert heads - sys.stdlib_module_names == {"click", "qwen3_tts_service"}
 
 

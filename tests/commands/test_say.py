@@ -170,13 +170,23 @@ def test_a_key_is_taken_from_the_variable_or_a_file(tmp_path: Path, monkeypatch:
         assert CliRunner().invoke(group, ["say", "Hello.", "-o", str(file)]).exit_code == 0
 
 
-def test_what_broke_off_leaves_the_old_file(running: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (EngineError("the talker stumbled"), "broke off: the talker stumbled"),
+        # What nobody expected is told to the journal alone, and the connection closes.
+        (RuntimeError("a bug"), "broke off: "),
+    ],
+)
+def test_what_broke_off_leaves_the_old_file(
+    running: Service, tmp_path: Path, fault: Exception, words: str
+) -> None:
     running.engine.repeat, running.engine.fault_at = 50, 20
-    running.engine.fault = EngineError("the talker stumbled")
+    running.engine.fault = fault
     file = tmp_path / "speech.wav"
     file.write_bytes(b"older")
     result = run(running.port, "Hello.", "-o", str(file))
-    assert (result.exit_code, "the talker stumbled" in result.stderr) == (7, True), result.stderr
+    assert (result.exit_code, words in result.stderr) == (7, True), result.stderr
     assert file.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [file]
 
