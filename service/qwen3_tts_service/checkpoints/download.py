@@ -94,12 +94,14 @@ def pull(
     token: str | None = None,
     attempts: int = 8,
     report: Report = print,
+    progress: Report = print,
     first_pause_s: float = FIRST_PAUSE_S,
     report_every_s: float = 5.0,
 ) -> Pulled:
     """Download one model repository into the hub cache ``cache`` and verify it.
 
-    ``revision`` is a commit, tag or branch; None is the default branch. What arrived before a failure is kept
+    ``revision`` is a commit, tag or branch; None is the default branch. ``report`` is told what happens, ``progress``
+    every ``report_every_s`` seconds how far it is. What arrived before a failure is kept
     and continued with a Range request, within this call ``attempts`` times and by the next call after that.
     Raises :class:`DownloadError` when the hub refuses or stays away, or when a file still differs from the
     hub's hash after it was fetched a second time.
@@ -108,7 +110,7 @@ def pull(
     total = sum(file.size for file in files)
     report(f"{repo} at {commit}: {len(files)} files, {total / MIB:.0f} MiB")
     blobs = cache / f"models--{repo.replace('/', '--')}" / "blobs"
-    with _progress(blobs, files, report, report_every_s):
+    with _progress(blobs, files, progress, report_every_s):
         path = _retried(lambda: _fetch(repo, commit, cache, token), attempts, first_pause_s, report)
     for name in _differing(path, files, report):
         report(f"{name}: fetched again")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -24,6 +26,19 @@ def hub_token() -> str | None:
     if credentials and (file := Path(credentials) / "hub_token").exists():
         return file.read_text(encoding="utf-8").strip() or None
     return os.environ.get("HF_TOKEN") or None
+
+
+def tellers(terminal: bool) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """Who tells what happens, and how far it is: a terminal shows the latest of that, a journal keeps every line."""
+    start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
+
+    def report(line: str) -> None:
+        click.echo(start + line, color=terminal)
+
+    def progress(line: str) -> None:
+        click.echo(start + line + end, nl=False, color=terminal)
+
+    return report, progress
 
 
 @command.command()
@@ -50,7 +65,18 @@ def pull(
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from ..checkpoints import download
 
-    pulled = download.pull(repo, revision, cache, token=hub_token(), attempts=attempts, report=click.echo)
+    terminal = sys.stdout.isatty()
+    report, progress = tellers(terminal)
+    pulled = download.pull(
+        repo,
+        revision,
+        cache,
+        token=hub_token(),
+        attempts=attempts,
+        report=report,
+        progress=progress,
+        report_every_s=1.0 if terminal else 5.0,
+    )
     if record is not None:
         download.write_record(record, pulled)
     if as_json:
