@@ -197,7 +197,11 @@ def test_an_interruption_leaves_nothing_and_stops_the_server(
 ) -> None:
     running.engine.repeat, running.engine.hold_at = 50, 20
     running.engine.go.clear()
-    script = "from qwen3_tts_service.cli import main; main()"
+    # Whoever runs the tests in the background may have it ignored, which is inherited.
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from qwen3_tts_service.cli import main; main()"
+    )
     address = f"http://127.0.0.1:{running.port}"
     process = subprocess.Popen(
         [sys.executable, "-c", script, "say", "Hello.", "-o", str(tmp_path / "a.wav"), "--server", address]
