@@ -84,12 +84,15 @@ def test_arrivals_are_counted_beside_streams_that_run(base_checkpoint: Path, pla
     assert kept[-1].tables == report.tables
 
 
-def test_a_thousand_requests_leave_their_memory_looked_at(plan: Plan) -> None:
+def test_many_requests_leave_their_memory_looked_at(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of what is measured: each way is taken a hundred times, and no figure is judged here."""
+    monkeypatch.setattr(memory, "_REQUESTS", 100)
+    monkeypatch.setattr(memory, "_LOOKS", (0, 10, 50, 100))
     report = memory.run(replace(plan, frames=5, slot_positions=64))
     [table] = report.tables
-    assert [row["requests"] for row in table.rows] == [0, 100, 500, 1000]
+    assert [row["requests"] for row in table.rows] == [0, 10, 50, 100]
     assert report.facts["failed"] == 0
-    assert report.facts["frames"] == 5 * 1000
+    assert report.facts["frames"] == 5 * 100
 
 
 def test_gaps_under_load_are_the_servers_and_count_when_all_listen(plan: Plan) -> None:
