@@ -154,7 +154,9 @@ class Voices:
             state.active[slot] = slot in going
         used = 1 + max(int(state.position[slot]) for slot in going)
         self._drawn.clear()
-        self.model.frame(batch or going[-1] + 1, length or next(size for size in LENGTHS if size >= used))
+        # As the service computes it.
+        with torch.inference_mode():
+            self.model.frame(batch or going[-1] + 1, length or next(size for size in LENGTHS if size >= used))
         for slot in going:
             voice = self.slots[slot]
             assert voice is not None
