@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the test suites one after the other and print how long each took.
+"""Run the test suites and print how long each took: one after the other, but for those in :data:`BESIDE`.
 
 ``tools/suites.py`` runs everything, ``tools/suites.py lint unit`` runs those two. A suite that fails does
 not stop the others; the exit status is 1 when any failed. What a suite prints is also kept in
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +43,13 @@ SUITES: dict[str, tuple[str, ...]] = {
     "kernel": (f"{ANSIBLE}/molecule test -s kernel",),
     "demo": (f"{PYTHON} -m pytest -q -s tests/demo",),
 }
+
+#: Suites that only compute, in folders of their own: they run beside the others, one after the other. The others have
+#: servers and deadlines, and on two cores the first of them leave one to spare.
+BESIDE = ("lint", "patches")
+
+#: A suite, whether it passed, and the seconds that it took.
+Result = tuple[str, bool, float]
 
 #: Lines of a failed suite that are printed again: what a log's reader sees who reads its end.
 AGAIN = 60
@@ -77,10 +85,10 @@ def pieces(process: subprocess.Popen[bytes], output: int) -> Iterator[bytes]:
             return
 
 
-def run(name: str, log: BinaryIO) -> bool:
-    """Run one suite, its output to the terminal and to ``log``; true when every command of it succeeded."""
+def run(name: str, log: BinaryIO, terminal: BinaryIO | None) -> bool:
+    """Run one suite, its output to ``log`` and ``terminal``; true when every command of it succeeded."""
     for command in SUITES[name]:
-        print(f"\n=== {name}: {command}", flush=True)
+        _write(f"\n=== {name}: {command}\n".encode(), log, terminal)
         with subprocess.Popen(
             shlex.split(command),
             cwd=ROOT,
@@ -91,12 +99,17 @@ def run(name: str, log: BinaryIO) -> bool:
         ) as process:
             assert process.stdout is not None
             for piece in pieces(process, process.stdout.fileno()):
-                log.write(piece)
-                sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+                _write(piece, log, terminal)
         if process.returncode:
             return False
     return True
+
+
+def _write(piece: bytes, *files: BinaryIO | None) -> None:
+    for file in files:
+        if file is not None:
+            file.write(piece)
+            file.flush()
 
 
 def reason(text: str) -> list[str]:
@@ -111,6 +124,27 @@ def reason(text: str) -> list[str]:
     return [*task, "[...]", *lines[max(end, len(lines) - LAST) :]]
 
 
+def timed(name: str, terminal: BinaryIO | None) -> Result:
+    """Run one suite; what is shown on no terminal is in its log."""
+    started = time.monotonic()
+    with (LOGS / f"{name}.log").open("wb") as log:
+        passed = run(name, log, terminal)
+    return name, passed, time.monotonic() - started
+
+
+def tell(result: Result) -> None:
+    """How a suite went."""
+    name, passed, seconds = result
+    print(f"=== {name}: {'passed' if passed else 'FAILED'} in {seconds:.0f} s", flush=True)
+
+
+def tell_whole(result: Result) -> Result:
+    """What a suite that ran beside the others printed, and how it went."""
+    _write((LOGS / f"{result[0]}.log").read_bytes(), sys.stdout.buffer)
+    tell(result)
+    return result
+
+
 def main(names: list[str]) -> int:
     """Run the named suites, or all of them."""
     unknown = [name for name in names if name not in SUITES]
@@ -118,13 +152,19 @@ def main(names: list[str]) -> int:
         print(f"no suite named {', '.join(unknown)}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
     LOGS.mkdir(parents=True, exist_ok=True)
-    results: list[tuple[str, bool, float]] = []
-    for name in names or SUITES:
-        started = time.monotonic()
-        with (LOGS / f"{name}.log").open("wb") as log:
-            passed = run(name, log)
-        results.append((name, passed, time.monotonic() - started))
-        print(f"=== {name}: {'passed' if passed else 'FAILED'} in {results[-1][2]:.0f} s", flush=True)
+    started = time.monotonic()
+    wanted = names or list(SUITES)
+    aside = [name for name in wanted if name in BESIDE and len(wanted) > 1]
+    results: list[Result] = []
+    with ThreadPoolExecutor(1) as second_core:
+        beside = [second_core.submit(timed, name, None) for name in aside]
+        for name in wanted:
+            if name not in aside:
+                results.append(timed(name, sys.stdout.buffer))
+                tell(results[-1])
+                while beside and beside[0].done():
+                    results.append(tell_whole(beside.pop(0).result()))
+        results += [tell_whole(suite.result()) for suite in beside]
     failed = [name for name, passed, _ in results if not passed]
     for name in failed:
         print(f"\n=== {name} failed; from the end of {LOGS / name}.log:")
@@ -132,7 +172,7 @@ def main(names: list[str]) -> int:
     print("\nsuite        result   seconds")
     for name, passed, seconds in results:
         print(f"{name:<12} {'passed' if passed else 'FAILED':<8} {seconds:7.0f}")
-    print(f"total {sum(seconds for *_, seconds in results):.0f} s")
+    print(f"total {time.monotonic() - started:.0f} s")
     print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 

@@ -46,6 +46,29 @@ def test_a_failed_suite_is_told_again_at_the_end_and_does_not_stop_the_others(
     assert "the reason" in (runner.LOGS / "broken.log").read_text()
 
 
+def test_what_disturbs_nobody_runs_beside_the_others(
+    runner: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    tmp_path: Path,
+) -> None:
+    """The first waits for what the second one writes: one after the other they would never end."""
+    sign = tmp_path / "sign"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(sign)!r}).exists(): time.sleep(0.01)"
+    suites_of_this_test = {
+        "meets": (program(f"{wait}\nprint('met')"),),
+        "aside": (program(f"import pathlib; pathlib.Path({str(sign)!r}).touch(); print('wrote')"),),
+        "fails": (program("print('why'); raise SystemExit(1)"),),
+    }
+    monkeypatch.setattr(runner, "SUITES", suites_of_this_test)
+    monkeypatch.setattr(runner, "BESIDE", ("aside", "fails"))
+    assert runner.main([]) == 1
+    output = capfdbinary.readouterr().out.decode()
+    assert output.index("met\n=== meets: passed") < output.index("wrote\n=== aside: passed")
+    assert "why" in output.splitlines()[-10:]
+    assert output.rstrip().endswith("2 passed, 1 failed")
+
+
 def test_a_process_that_a_suite_leaves_behind_does_not_hold_the_runner(
     runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
