@@ -64,6 +64,9 @@ class Speech:
         self._arrived = arrived
         self._deadline = deadline
         self._samples = self._spoken = 0
+        #: Where the parts of the text begin in the sound, in seconds at the wanted speed, as far as they are made.
+        self.part_starts: list[float] = []
+        self._speed = output.speed
         #: Bytes of the answer so far.
         self.encoded_bytes = 0
         #: How it ended; None while it has not.
@@ -131,6 +134,8 @@ class Speech:
 
     def _encoded(self, samples: pcm.Samples) -> bytes:
         """What can leave after the next samples."""
+        while len(self.part_starts) <= self.part:
+            self.part_starts.append(self.spoken_s / self._speed)
         self._spoken += len(samples)
         return self._taken(samples if self._tempo is None else self._tempo.feed(samples))
 

@@ -81,7 +81,9 @@ def test_the_moment_is_told() -> None:
                 pool.submit(running.speak, str(number))
             wait_for(lambda: running.lifecycle.main.load.waiting == 1, "one waits")
             values = scraped(running)
+            busy = running.ask("GET", "/ready").json
             running.engine.go.set()
+        assert (busy["speaking"], busy["waiting"]) == (2, 1)
         assert values["qwen3_tts_slots model=stand-in"] == 2
         assert values["qwen3_tts_max_streams model=stand-in"] == 2
         assert values["qwen3_tts_slots_busy model=stand-in"] == 2

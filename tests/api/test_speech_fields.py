@@ -119,7 +119,14 @@ def test_how_a_streamed_request_went_is_told_afterwards(running: Service) -> Non
     assert (told["seed"], told["voice"], told["model"]) == (7, "vivian", "stand-in")
     assert (told["parts"], told["part"], told["characters"]) == (2, 1, 34)
     assert told["audio_seconds"] == 0.2
+    assert told["part_starts"] == [0, 0.1]
     assert told["first_audio_seconds"] >= 0
+
+
+def test_where_parts_begin_is_told_at_the_speed_and_after_the_pause(running: Service) -> None:
+    spoken = running.speak(PARAGRAPHS, speed=2, pause=1)
+    told = running.ask("GET", f"/v1/audio/speech/{spoken.headers['x-request-id']}").json
+    assert told["part_starts"] == [0, 0.55]
 
 
 def test_how_a_request_goes_is_told_while_it_is_spoken(running: Service) -> None:

@@ -68,12 +68,17 @@ def test_another_source_is_another_wheel(tmp_path: Path) -> None:
     assert before["patch_set"] == after["patch_set"]
 
 
-def test_the_patches_travel_in_the_wheel(tmp_path: Path) -> None:
+PAGE = ROOT / "service" / "qwen3_tts_service" / "page"
+
+
+def test_patches_and_page_travel_in_the_wheel(tmp_path: Path) -> None:
     wheel = build(ROOT, tmp_path, 0o022)
     with zipfile.ZipFile(wheel["path"]) as archive:
         assert archive.testzip() is None
         names = archive.namelist()
     assert any(name.startswith("qwen3_tts_service/sitepatches/patches/") for name in names)
+    page_files = {file.relative_to(ROOT / "service").as_posix() for file in PAGE.rglob("*") if file.is_file()}
+    assert "qwen3_tts_service/page/index.html" in page_files <= set(names)
     assert names[-1].endswith(".dist-info/RECORD")
     digest = subprocess.run(
         [sys.executable, "-m", "qwen3_tts_service.sitepatches", "digest"],

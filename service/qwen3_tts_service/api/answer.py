@@ -158,6 +158,7 @@ class Answer:
             "characters": request.characters,
             "parts": 1 + len(request.more_parts),
             "part": speech.part,
+            "part_starts": [round(start, 3) for start in speech.part_starts],
             "audio_seconds": round(speech.audio_s, 3),
             "queue_seconds": round(speech.queue_s, 3),
             "first_audio_seconds": speech.first_audio_s and round(speech.first_audio_s, 3),

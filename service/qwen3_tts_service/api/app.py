@@ -9,7 +9,7 @@ from flask import Flask, Response, g, request
 from ..config import Settings
 from ..lifecycle import Lifecycle
 from ..voices.store import VoiceStore
-from . import catalogue, error_responses, health, metrics, openapi, speech, voices
+from . import catalogue, error_responses, health, metrics, openapi, page, speech, voices
 from .auth import KeyRing
 from .edge import Edge
 from .rate_limit import RateLimit
@@ -51,6 +51,7 @@ def create_app(lifecycle: Lifecycle, settings: Settings, keys: KeyRing, saved: V
     app.register_blueprint(catalogue.blueprint(lifecycle))
     app.register_blueprint(metrics.blueprint(counted))
     app.register_blueprint(openapi.blueprint())
+    app.register_blueprint(page.blueprint())
     app.register_blueprint(speech.blueprint(lifecycle, settings, counted, router))
     app.register_blueprint(voices.blueprint(lifecycle, settings, saved, router, counted))
     return app

@@ -16,12 +16,13 @@ from flask import Response, g, request
 
 from ..config import Settings
 from ..errors import Forbidden, Misdirected, Unauthorized, shown
+from . import page
 from .auth import KeyRing
 
-#: Paths that answer without a key: for a balancer and systemd, and what is no secret.
-OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
+#: Paths that answer without a key: for a balancer and systemd, and what is no secret, as the page.
+OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"}) | page.PATHS
 
-#: Headers of every answer, for browsers. A view that serves a page sets a policy of its own.
+#: Headers of every answer, for browsers. The page's files have a policy of their own, and may be kept.
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",

@@ -29,7 +29,7 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
             "reason": error_responses.without_paths(status.reason),
             "model": main.name,
         }
-        answer |= _described(main)
+        answer |= {**_described(main), **_load(main)}
         if more:
             answer["more_models"] = [
                 {"model": model.name, "state": model.state, **_described(model)} for model in more
@@ -62,3 +62,9 @@ def _described(model: ServedModel) -> dict[str, object]:
     if described.synthetic:
         answer["notice"] = NOISE
     return answer
+
+
+def _load(model: ServedModel) -> dict[str, object]:
+    """How much there is to do."""
+    load = model.load
+    return {"speaking": load.speaking, "waiting": load.waiting}
