@@ -13,7 +13,7 @@ translate();
 
 const speaking = new Speaking((take, samples) => history.add(take, samples));
 const history = new HistoryView(
-  ({ request, seed, firstSoundMs, facts, samples }) => {
+  ({ request, seed, firstSoundMs, facts }, samples) => {
     const take = Object.assign(new EventTarget(), { request, seed, firstSoundMs, facts, state: "done", stop() {} });
     speaking.replay(take, samples);
   },

@@ -25,9 +25,10 @@ export async function renamed(name) {
 
 /** A key, or null. */
 export async function keyGiven() {
+  // Two requests that were refused ask once.
+  if (byId("key").open) return null;
   const field = byId("key-field");
   field.value = "";
-  if (byId("key").open) return null;
   const answer = await opened("key");
   return answer === "ok" && field.value.trim() ? field.value.trim() : null;
 }

@@ -10,7 +10,7 @@ export class HistoryView {
   // Tabs of one browser share the history, so they tell each other.
   #tabs = new BroadcastChannel("qwen3-tts-history");
 
-  /** `onReplay` gets a kept take, `onAgain` the request that gives the same speech. */
+  /** `onReplay` gets a kept take and its samples, `onAgain` the request that gives the same speech. */
   constructor(onReplay, onAgain) {
     this.onReplay = onReplay;
     this.onAgain = onAgain;
@@ -23,8 +23,14 @@ export class HistoryView {
   /** Keep what was spoken to its end. */
   add(take, samples) {
     const { request, voiceName, seed, firstSoundMs, facts } = take;
-    const kept = { when: Date.now(), request, voiceName, seed, firstSoundMs, facts, samples };
-    return this.#change(() => this.#history.add(kept));
+    const kept = { when: Date.now(), request, voiceName, seed, firstSoundMs, facts };
+    return this.#change(() => this.#history.add(kept, samples));
+  }
+
+  async #replay(take) {
+    const samples = await this.#history.sound(take.id);
+    // Forgotten in another tab, which will have said so by now.
+    if (samples) this.onReplay(take, samples);
   }
 
   async #change(change) {
@@ -65,7 +71,7 @@ export class HistoryView {
     const told = [take.voiceName, seconds, moment(take.when)].filter(Boolean).join(" · ");
     const actions = make("span", { className: "actions" });
     actions.append(
-      button(text("replay"), text("replayOf", { text: words }), () => this.onReplay(take)),
+      button(text("replay"), text("replayOf", { text: words }), () => this.#replay(take)),
       button(text("again"), text("againOf", { text: words }), () => this.onAgain({ ...request, seed })),
       button(text("forget"), text("forgetOf", { text: words }), () => {
         byId("history-title").focus();

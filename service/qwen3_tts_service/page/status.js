@@ -31,7 +31,7 @@ async function ready() {
 
 function draw() {
   if (told === null) return;
-  const { status, reason, model, device, speaking, waiting, notice } = told;
+  const { status, reason, model, device, speaking, notice, more_models: more = [] } = told;
   // A proxy in between may answer with anything.
   const known = ["ready", "loading", "warming", "draining", "broken"].includes(status) ? status : "unreachable";
   const corner = byId("status");
@@ -39,7 +39,8 @@ function draw() {
   write(byId("status-word"), text(known));
   write(byId("status-reason"), known === "ready" || known === "unreachable" ? "" : reason);
   write(byId("status-model"), [model, device].filter(Boolean).join(" · "));
+  const sum = (name) => [told, ...more].reduce((total, each) => total + (each[name] ?? 0), 0);
   const counted = speaking !== undefined && known !== "unreachable";
-  write(byId("status-queue"), counted ? text("queue", { speaking, waiting }) : "");
+  write(byId("status-queue"), counted ? text("queue", { speaking: sum("speaking"), waiting: sum("waiting") }) : "");
   byId("notice").hidden = !notice;
 }

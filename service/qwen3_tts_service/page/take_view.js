@@ -48,8 +48,7 @@ export class TakeView {
     const take = this.#take;
     if (take === null) return;
     const { player } = this;
-    const waiting = player.playing && !player.flowing && take.state === "speaking" && player.position > 0;
-    write(byId("state"), text(waiting ? "stateBuffering" : STATES[take.state]));
+    write(byId("state"), text(this.#state()));
     const resume = byId("resume");
     resume.textContent = text(player.playing ? "pause" : player.atEnd ? "replay" : "resume");
     resume.disabled = player.length === 0;
@@ -65,6 +64,13 @@ export class TakeView {
     this.#drawParts(facts);
     this.#drawPosition();
     if (player.playing && !this.#frame) this.#follow();
+  }
+
+  #state() {
+    const { player } = this;
+    const { state } = this.#take;
+    if (state === "speaking" && player.playing && !player.flowing && player.position > 0) return "stateBuffering";
+    return state === "done" && player.playing ? "statePlaying" : STATES[state];
   }
 
   #drawParts(facts) {
