@@ -213,7 +213,7 @@ def test_what_is_hardly_http_is_answered_in_the_same_shape(server: Service, sent
 @pytest.mark.parametrize(
     ("method", "path", "status", "allowed"),
     [
-        ("GET", "/", 404, None),
+        ("GET", "/page", 404, None),
         ("GET", "/v1/audio/speeches", 404, None),
         ("GET", "/v1/audio/../../etc/passwd", 404, None),
         ("GET", "/static/errors.py", 404, None),

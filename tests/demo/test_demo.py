@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import time
+import urllib.request
 import wave
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_the_printed_curl_line_works_from_a_shell(printed: str, tmp_path: Path) 
     with wave.open(io.BytesIO(done.stdout)) as file:
         assert file.getframerate() == 24000
         assert file.getnframes() > 0
+
+
+def test_the_printed_address_is_the_pages(printed: str) -> None:
+    [line] = [line for line in printed.splitlines() if line.startswith("In a browser")]
+    address = line.split()[6]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(address, timeout=30) as answer:
+        assert b"<title>Qwen3-TTS</title>" in answer.read()
 
 
 def test_a_second_run_uses_what_is_there(printed: str) -> None:

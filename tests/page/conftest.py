@@ -14,7 +14,7 @@ from stand_in_voices import StandInBase, StandInDesign, recording, source
 
 CHROMIUM = Path("/usr/bin/chromium")
 #: Nothing but the page itself may ask the network for anything.
-_OPTIONS = (
+OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--mute-audio"),
     *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
@@ -34,7 +34,7 @@ def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) ->
     spoken = tmp_path_factory.mktemp("microphone") / "spoken.wav"
     spoken.write_bytes(recording(4.0))
     started = playwright.chromium.launch(
-        executable_path=CHROMIUM, args=[*_OPTIONS, f"--use-file-for-fake-audio-capture={spoken}"]
+        executable_path=CHROMIUM, args=[*OPTIONS, f"--use-file-for-fake-audio-capture={spoken}"]
     )
     yield started
     started.close()

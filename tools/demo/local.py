@@ -73,6 +73,7 @@ def run() -> None:
     print(f"\n{status}\n$ {command}\n\n{speech.report(measured)}")
     steps.finished()
     print(f"\nThe service has ended with this command. To keep one: {serve_line(python, checkpoint)}")
+    print("Then open http://127.0.0.1:8100/ in a browser.")
 
 
 def environment() -> dict[str, str]:

@@ -144,7 +144,8 @@ def show(booted: Host, key: str, steps: Steps) -> None:
     print(f"$ {command}\n")
     print(speech.report(measured))
     steps.finished()
-    print("\nThe host stays up; that curl line works from your shell. `make demo-down` removes it.")
+    print(f"\nIn a browser on this machine: {base}/ (it asks for the API key, which is {key})")
+    print("The host stays up; that curl line works from your shell. `make demo-down` removes it.")
 
 
 def down() -> None:

@@ -1,6 +1,6 @@
 // Making a voice that is kept: of a recording of somebody who agreed, or of a description.
 import { ask } from "./api.js";
-import { byId, make, say } from "./elements.js";
+import { byId, make, say, write } from "./elements.js";
 import { number, onLanguage, text } from "./language.js";
 import { canRecord, Recorder } from "./recorder.js";
 
@@ -63,7 +63,7 @@ export class FromRecording {
     byId("level").value = Math.max(0, 60 + 20 * Math.log10(loudness || 1e-6));
     const advice = peak >= TOO_LOUD ? text("tooLoud") : loudness < TOO_QUIET ? text("tooQuiet") : "";
     const whole = Math.floor(seconds);
-    byId("record-told").textContent = `${text("recording", { seconds: whole })} ${advice}`;
+    write(byId("record-told"), `${text("recording", { seconds: whole })} ${advice}`);
   }
 
   #use(file) {

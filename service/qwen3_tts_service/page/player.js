@@ -9,7 +9,7 @@ const REFILL = 0.5;
 const PEAK_SAMPLES = 480;
 
 /**
- * Plays one take at a time. Events: "change" when it begins, pauses, waits or ends; "sound" when samples came.
+ * Plays one take at a time. Events: "change" when it begins, pauses, waits or ends; "sound" when samples came, or are gone.
  * `position` and `seconds` are in seconds of the take.
  */
 export class Player extends EventTarget {
@@ -52,6 +52,7 @@ export class Player extends EventTarget {
     this.length = this.#next = this.#wanted = 0;
     this.peaks = [];
     this.complete = false;
+    this.dispatchEvent(new Event("sound"));
     this.#start();
   }
 
@@ -83,7 +84,7 @@ export class Player extends EventTarget {
 
   /** Whether all of it was listened to. */
   get atEnd() {
-    return this.complete && this.position >= this.seconds - 0.01;
+    return this.complete && this.length > 0 && this.position >= this.seconds - 0.01;
   }
 
   /** Go to `seconds`, and on from there where it plays. */

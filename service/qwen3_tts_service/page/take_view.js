@@ -12,9 +12,12 @@ const STATES = {
   failed: "stateFailed",
 };
 
+const FOLLOW_MS = 40;
+
 export class TakeView {
   #take = null;
   #frame = 0;
+  #followed = 0;
 
   constructor(player) {
     this.player = player;
@@ -70,6 +73,7 @@ export class TakeView {
     const { player } = this;
     const { state } = this.#take;
     if (state === "speaking" && player.playing && !player.flowing && player.position > 0) return "stateBuffering";
+    if (state === "failed" && player.length === 0) return "stateRefused";
     return state === "done" && player.playing ? "statePlaying" : STATES[state];
   }
 
@@ -91,10 +95,7 @@ export class TakeView {
       list.append(make("li", {}, play));
     }
     [...list.children].forEach((item, i) => {
-      const start = facts.part_starts[i];
-      const next = facts.part_starts[i + 1] ?? Infinity;
       item.firstChild.setAttribute("aria-label", text("playPart", { part: i + 1 }));
-      item.firstChild.setAttribute("aria-current", String(this.player.position >= start && this.player.position < next));
     });
   }
 
@@ -105,15 +106,29 @@ export class TakeView {
     slider.value = String(player.position);
     const told = `${number(player.position, 1)} / ${text("seconds", { value: number(player.seconds, 1) })}`;
     slider.setAttribute("aria-valuetext", told);
-    byId("clock").textContent = told;
+    write(byId("clock"), told);
     this.waveform.showPosition();
+    this.#markPart();
+  }
+
+  #markPart() {
+    const starts = this.#take?.facts?.part_starts ?? [];
+    const heard = starts.findLastIndex((start) => this.player.position >= start);
+    const marked = byId("parts").querySelector("[aria-current]");
+    const current = byId("parts").children[heard]?.firstChild ?? null;
+    if (current === marked) return;
+    marked?.removeAttribute("aria-current");
+    current?.setAttribute("aria-current", "true");
   }
 
   #follow() {
-    this.#frame = requestAnimationFrame(() => {
+    // With a frame, so that nothing is drawn for a tab that nobody sees; and not with every one.
+    this.#frame = requestAnimationFrame((now) => {
       this.#frame = 0;
-      this.#drawPosition();
-      this.#drawParts(this.#take.facts);
+      if (now - this.#followed > FOLLOW_MS) {
+        this.#followed = now;
+        this.#drawPosition();
+      }
       if (this.player.playing) this.#follow();
     });
   }

@@ -43,7 +43,9 @@ export class Waveform {
 
   async #draw() {
     this.#stale = false;
-    await this.#surfer.load("", [bars(this.player.peaks)], this.player.seconds);
+    const { peaks, seconds } = this.player;
+    if (peaks.length) await this.#surfer.load("", [bars(peaks)], seconds);
+    else this.#surfer.empty();
     this.showPosition();
     this.#drawn = performance.now();
     this.#timer = 0;
