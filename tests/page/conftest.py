@@ -21,15 +21,16 @@ OPTIONS = (
 )
 
 
-@pytest.fixture(scope="session")
+# Not for longer than these tests: while it is there its event loop runs, and nobody else can run one in this thread.
+@pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all tests; whoever speaks into its microphone makes noise."""
+    """One browser for all of these tests; whoever speaks into its microphone makes noise."""
     assert CHROMIUM.exists(), f"the page's tests need {CHROMIUM}: apt-get install chromium"
     spoken = tmp_path_factory.mktemp("microphone") / "spoken.wav"
     spoken.write_bytes(recording(4.0))
