@@ -106,10 +106,11 @@ class Opened:
 def opened(browser: Browser, port: int, **context: Any) -> Iterator[Opened]:
     """The page in a browser of its own; ``context`` are Playwright's options of one."""
     options = {"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | context
-    with contextlib.closing(browser.new_context(**options)) as alone:
-        yield from tab(alone, port)
+    with contextlib.closing(browser.new_context(**options)) as alone, tab(alone, port) as found:
+        yield found
 
 
+@contextlib.contextmanager
 def tab(context: BrowserContext, port: int) -> Iterator[Opened]:
     """Another tab of that browser. At its end the page must have broken no rule of its own policy."""
     page = context.new_page()

@@ -51,6 +51,8 @@ export class FromRecording {
 
   async #end() {
     const recorder = this.#recorder;
+    // It was full, and the person was as quick to end it.
+    if (recorder === null) return;
     this.#recorder = null;
     const seconds = number(recorder.seconds, 1);
     byId("clone-file").value = "";

@@ -1,8 +1,8 @@
 // The microphone, as samples: nothing is compressed before the server hears it.
 import { wav } from "./wav.js";
 
-/** The server takes recordings of at most a minute. */
-const LONGEST_S = 60;
+/** The server takes recordings of at most a minute, and the last block is heard before there is an end. */
+const LONGEST_S = 59;
 
 /** Whether browsers lend the microphone to this page at all: they want https, or this very machine. */
 export function canRecord() {
@@ -11,6 +11,7 @@ export function canRecord() {
 
 export class Recorder {
   #pieces = [];
+  #newest = [];
   #length = 0;
 
   /** `onLevel` hears (seconds so far, loudness of the newest tenth of a second: 0 to 1, its loudest sample). */
@@ -25,16 +26,20 @@ export class Recorder {
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 };
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.context = new AudioContext();
-    await this.context.audioWorklet.addModule(new URL("recorder_worklet.js", import.meta.url));
-    const node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
-    node.port.onmessage = ({ data }) => this.#take(data);
-    this.context.createMediaStreamSource(this.stream).connect(node);
+    try {
+      await this.context.audioWorklet.addModule(new URL("recorder_worklet.js", import.meta.url));
+      const node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
+      node.port.onmessage = ({ data }) => this.#take(data);
+      this.context.createMediaStreamSource(this.stream).connect(node);
+    } catch (error) {
+      await this.#letGo();
+      throw error;
+    }
   }
 
   /** End, and give the WAV file. */
   async stop() {
-    for (const track of this.stream.getTracks()) track.stop();
-    await this.context.close();
+    await this.#letGo();
     return wav(this.#pieces, this.context.sampleRate);
   }
 
@@ -42,7 +47,10 @@ export class Recorder {
     return this.#length / this.context.sampleRate;
   }
 
-  #newest = [];
+  async #letGo() {
+    for (const track of this.stream.getTracks()) track.stop();
+    await this.context.close();
+  }
 
   #take(samples) {
     this.#pieces.push(samples);
