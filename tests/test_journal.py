@@ -38,8 +38,11 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     handler = journal.JournalHandler(output)
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [handler])
-    monkeypatch.setattr(root, "level", logging.INFO)
+    before = root.level
+    # Not the attribute: loggers remember what was too little for the level before.
+    root.setLevel(logging.INFO)
     yield output
+    root.setLevel(before)
     handler.close()
 
 
