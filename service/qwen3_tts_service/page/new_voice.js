@@ -36,7 +36,7 @@ export class FromRecording {
   async #begin() {
     say(byId("clone-error"), "");
     const recorder = new Recorder(
-      (seconds, loudness, peak) => this.#told(seconds, loudness, peak),
+      (seconds, loudness, peak) => this.#recorder === recorder && this.#told(seconds, loudness, peak),
       () => this.#end(),
     );
     try {

@@ -28,9 +28,9 @@ export class Recorder {
     this.context = new AudioContext();
     try {
       await this.context.audioWorklet.addModule(new URL("recorder_worklet.js", import.meta.url));
-      const node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
-      node.port.onmessage = ({ data }) => this.#take(data);
-      this.context.createMediaStreamSource(this.stream).connect(node);
+      this.node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
+      this.node.port.onmessage = ({ data }) => this.#take(data);
+      this.context.createMediaStreamSource(this.stream).connect(this.node);
     } catch (error) {
       await this.#letGo();
       throw error;
@@ -50,6 +50,8 @@ export class Recorder {
   async #letGo() {
     for (const track of this.stream.getTracks()) track.stop();
     await this.context.close();
+    // What still waits to be told of would be told after the end.
+    if (this.node) this.node.port.onmessage = null;
   }
 
   #take(samples) {
