@@ -50,10 +50,8 @@ class Asking:
         route = self._router.route(
             model=body.model, voice=body.voice, instructions=self._instructions(body.instructions)
         )
-        spoken = text.clean(body.input, max_chars=settings.max_input_chars)
-        first, *more = (
-            (spoken,) if body.split == "none" else parts.parts(body.input, body.split, body.language)
-        )
+        text.clean(body.input, max_chars=settings.max_input_chars)  # says what cannot be spoken
+        first, *more = parts.parts(body.input, body.split, body.language)
         Sampling(**dict(body.drawing))  # says what is out of range
         request = SpeechRequest(
             text=first,
@@ -86,10 +84,10 @@ class Asking:
 
 
 @contextmanager
-def named_as_sent() -> Iterator[None]:
-    """What the engine calls ``clone`` is part of the field ``voice`` in a body."""
+def named_as_sent(**fields: str) -> Iterator[None]:
+    """The engine's names of fields are others than those of a body: ``fields`` has the body's by the engine's."""
     try:
         yield
     except InvalidRequest as error:
-        error.param = "voice" if error.param == "clone" else error.param
+        error.param = fields.get(error.param or "", error.param)
         raise

@@ -97,7 +97,7 @@ class Batches:
         body, _ = schemas.speech(item)
         with self._metrics.refusals(self._lifecycle.main.name):
             asked = self._asking.read(body, whole=True)
-        with self._metrics.refusals(asked.model), named_as_sent():
+        with self._metrics.refusals(asked.model), named_as_sent(clone="voice"):
             speech = self._begun(asked, client)
         answer = Answer(
             speech,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from flask import Blueprint, Response, abort, g, jsonify, request
+from flask import Blueprint, Response, abort, g, jsonify
 
 from ..config import Settings
 from ..errors import shown
 from ..lifecycle import Lifecycle
-from . import schemas, timeout_header
+from . import schemas, timeout_header, uploads
 from .answer import Answer
 from .asking import Asking, named_as_sent
 from .batch import Batches
@@ -28,14 +28,14 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics, router
 
     @routes.post("/v1/audio/speech")
     def speak() -> Response:
-        body, ignored = schemas.parse(_json())
+        body, ignored = schemas.parse(uploads.content("application/json"))
         events = body.stream_format == "sse"
         # HTTP/1.0 knows no chunks: there the end of an answer without a length looks like a cut.
         with metrics.refusals(lifecycle.main.name):
             asked = asking.read(body, whole=not events and not (body.stream and takes_chunks()))
         timeout_s = timeout_header.seconds(settings.request_timeout_s)
         deadline = time.monotonic() + timeout_s
-        with metrics.refusals(asked.model), named_as_sent():
+        with metrics.refusals(asked.model), named_as_sent(clone="voice"):
             speech = lifecycle.speak(
                 asked.request,
                 model=asked.model,
@@ -69,7 +69,7 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics, router
 
     @routes.post("/v1/audio/speech/batch")
     def speak_batch() -> Response:
-        return batches.answer(schemas.parse_as(schemas.BatchBody, _json()))
+        return batches.answer(schemas.parse_as(schemas.BatchBody, uploads.content("application/json")))
 
     @routes.get("/v1/audio/speech/<request_id>")
     def went(request_id: str) -> Response:
@@ -79,9 +79,3 @@ def blueprint(lifecycle: Lifecycle, settings: Settings, metrics: Metrics, router
         return jsonify(record.facts())
 
     return routes
-
-
-def _json() -> bytes:
-    if request.mimetype != "application/json":
-        abort(415, f"`Content-Type` is {shown(request.mimetype)}: send `application/json`")
-    return request.get_data()

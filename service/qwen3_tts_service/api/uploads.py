@@ -1,4 +1,4 @@
-"""Forms with a file in them (``multipart/form-data``), read into memory and into no file."""
+"""Bodies of one content type, and forms with a file in them, read into memory and into no file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from flask import request
+from flask import abort, request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import parse_form_data
 
@@ -34,6 +34,13 @@ def _in_memory(
 ) -> IO[bytes]:
     """Where the parser puts a file."""
     return io.BytesIO()
+
+
+def content(content_type: str) -> bytes:
+    """The body of the request that is being handled, which has to say that it is of that type: 415 otherwise."""
+    if request.mimetype != content_type:
+        abort(415, f"`Content-Type` is {shown(request.mimetype)}: send `{content_type}`")
+    return request.get_data()
 
 
 def form(*, fields: tuple[str, ...], files: tuple[str, ...]) -> Form:

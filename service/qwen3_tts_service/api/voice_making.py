@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from flask import g
 
 from ..audio import recording_checks
 from ..config import Settings
-from ..errors import InvalidRequest, InvalidValue, UnknownLanguage, shown
+from ..errors import InvalidValue, UnknownLanguage, shown
 from ..lifecycle import Lifecycle
 from ..served_model import ServedModel
 from ..speech import text
@@ -22,6 +21,7 @@ from ..speech.request import FRAMES_A_SECOND, CloneReference, SpeechRequest
 from ..voices.saved import LONGEST_TEXT, SavedVoice, Words, clean_name, new_id
 from ..voices.store import VoiceStore
 from . import schemas, timeout_header, uploads, voice_field
+from .asking import named_as_sent
 from .metrics import Metrics
 from .routing import Router
 from .streams import client_is_gone
@@ -87,7 +87,7 @@ class VoiceMaker:
         )
         listens = self._router.of_type("base", body.model, "a voice that is saved")
         speaks = self._router.of_type("voice_design", None, "a description of a voice")
-        with _called(input="text", instructions="design"):
+        with named_as_sent(input="text", instructions="design"):
             recording = self._spoken(wanted, speaks)
         return self._kept(name, recording, listens, kind="designed", language=body.language)
 
@@ -132,7 +132,7 @@ class VoiceMaker:
         kind: Literal["cloned", "designed"],
         language: str | None,
     ) -> SavedVoice:
-        with _called(clone="audio" if kind == "cloned" else "text"):
+        with named_as_sent(clone="audio" if kind == "cloned" else "text"):
             prompt = self._lifecycle.listen(
                 recording,
                 model=model.name,
@@ -160,13 +160,3 @@ class VoiceMaker:
         voice = SavedVoice(words, prompt)
         self._store.add(voice)
         return voice
-
-
-@contextmanager
-def _called(**fields: str) -> Iterator[None]:
-    """The engine's names of fields are others than those of these bodies."""
-    try:
-        yield
-    except InvalidRequest as error:
-        error.param = fields.get(error.param or "", error.param)
-        raise

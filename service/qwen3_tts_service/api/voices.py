@@ -10,7 +10,7 @@ from ..lifecycle import Lifecycle
 from ..served_model import ServedModel
 from ..voices.saved import SavedVoice, clean_name
 from ..voices.store import VoiceStore
-from . import schemas
+from . import schemas, uploads
 from .aliases import Aliases
 from .catalogue import served
 from .metrics import Metrics
@@ -53,8 +53,8 @@ def blueprint(
 
     @routes.patch("/v1/audio/voices/<voice_id>")
     def rename(voice_id: str) -> Response:
-        _must_be("application/json")
-        name = clean_name(schemas.parse_as(schemas.RenameBody, request.get_data()).name)
+        body = schemas.parse_as(schemas.RenameBody, uploads.content("application/json"))
+        name = clean_name(body.name)
         router.check_name(name)
         return jsonify(_whole(store.rename(voice_id, name), router))
 
@@ -71,16 +71,10 @@ def blueprint(
 
     @routes.post("/v1/audio/voices/import")
     def restore() -> Response:
-        _must_be(_BACKUP)
-        imported = store.import_(request.get_data(), router.check_name)
+        imported = store.import_(uploads.content(_BACKUP), router.check_name)
         return jsonify({"added": list(imported.added), "unchanged": list(imported.unchanged)})
 
     return routes
-
-
-def _must_be(content_type: str) -> None:
-    if request.mimetype != content_type:
-        abort(415, f"`Content-Type` is {shown(request.mimetype)}: send `{content_type}`")
 
 
 def _speakers(model: ServedModel, aliases: Aliases) -> list[dict[str, str | None]]:
