@@ -66,7 +66,6 @@ class Speech:
         self._samples = self._spoken = 0
         #: Where the parts of the text begin in the sound, in seconds at the wanted speed, as far as they are made.
         self.part_starts: list[float] = []
-        self._speed = output.speed
         #: Bytes of the answer so far.
         self.encoded_bytes = 0
         #: How it ended; None while it has not.
@@ -77,7 +76,7 @@ class Speech:
         self.compute_s = 0.0
         with self._engine_works():
             rate = synthesis.engine.sample_rate
-            self._tempo = Tempo(output.speed, rate) if output.speed != 1 else None
+            self._tempo = Tempo(output.speed, rate)
             self._encoder = encoders.encoder(
                 output.audio_format, rate, whole=output.whole, marked=output.marked
             )
@@ -135,14 +134,13 @@ class Speech:
     def _encoded(self, samples: pcm.Samples) -> bytes:
         """What can leave after the next samples."""
         while len(self.part_starts) <= self.part:
-            self.part_starts.append(self.spoken_s / self._speed)
+            self.part_starts.append(self.spoken_s / self._tempo.speed)
         self._spoken += len(samples)
-        return self._taken(samples if self._tempo is None else self._tempo.feed(samples))
+        return self._taken(self._tempo.feed(samples))
 
     def _rest(self) -> bytes:
         """What leaves after the last samples."""
-        rest = b"" if self._tempo is None else self._taken(self._tempo.finish())
-        return rest + self._encoder.finish()
+        return self._taken(self._tempo.finish()) + self._encoder.finish()
 
     def _taken(self, samples: pcm.Samples) -> bytes:
         self._samples += len(samples)

@@ -50,7 +50,7 @@ class Asking:
         route = self._router.route(
             model=body.model, voice=body.voice, instructions=self._instructions(body.instructions)
         )
-        text.clean(body.input, max_chars=settings.max_input_chars)  # says what cannot be spoken
+        text.check(body.input, max_chars=settings.max_input_chars)
         first, *more = parts.parts(body.input, body.split, body.language)
         Sampling(**dict(body.drawing))  # says what is out of range
         request = SpeechRequest(

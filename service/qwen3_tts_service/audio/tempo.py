@@ -20,12 +20,15 @@ class Tempo:
 
     ffmpeg's ``atempo``: overlapping windows of about 43 ms, each laid where it fits the one before (WSOLA).
     The pieces' sizes change nothing, and n samples become round(n / speed). What comes out lags behind what
-    went in by at most 0.1 s of the original from half to double speed, and 0.25 s beyond.
+    went in by at most 0.1 s of the original from half to double speed, and 0.25 s beyond. At speed 1 they pass.
     """
 
     def __init__(self, speed: float, sample_rate: int) -> None:
-        self._speed = speed
+        self.speed = speed
         self._sample_rate = sample_rate
+        self._taken = self._given = 0
+        if speed == 1:
+            return
         self._graph = av.filter.Graph()
         self._source = self._graph.add_abuffer(
             sample_rate=sample_rate, format="s16", layout="mono", time_base=Fraction(1, sample_rate)
@@ -33,7 +36,6 @@ class Tempo:
         self._sink = self._graph.add("abuffersink")
         filters = [self._graph.add("atempo", repr(factor)) for factor in _factors(speed)]
         self._graph.link_nodes(self._source, *filters, self._sink).configure()
-        self._taken = self._given = 0
 
     def feed(self, samples: Samples) -> Samples:
         """Take the next samples; return those that are ready, which may be none."""
@@ -44,7 +46,7 @@ class Tempo:
 
     def finish(self) -> Samples:
         """There are no more samples: return the rest."""
-        missing = round(self._taken / self._speed) - self._given
+        missing = round(self._taken / self.speed) - self._given
         # The filter's own end is short or long by a part of a window. Silence pushes the last sample out.
         rest = np.zeros(0, np.int16)
         while len(rest) < missing:
@@ -52,6 +54,8 @@ class Tempo:
         return rest[:missing]
 
     def _through(self, samples: Samples) -> Samples:
+        if self.speed == 1:
+            return samples
         ready = [np.zeros(0, np.int16)]
         for start in range(0, len(samples), _STEP):
             frame = av.AudioFrame.from_ndarray(

@@ -55,20 +55,19 @@ _LOOKED_AT = 500
 def parts(text: str, split: Split, language: str | None = None) -> tuple[str, ...]:
     """The parts of ``text`` as they are spoken, in order, at least one.
 
-    ``text`` has passed :func:`.text.clean`, but is the client's own, with its lines. ``language`` is the request's;
+    ``text`` has passed :func:`.text.check`, and is the client's own, with its lines. ``language`` is the request's;
     None and "auto" go by the script. Joined, the parts are the text, but for white space and for parts of nothing
     but punctuation, which have no sound.
     """
-    whole = spoken(text)
     if split == "none":
-        return (whole,)
-    code = _LANGUAGES.get((language or "").lower()) or _language_of(whole)
+        return (spoken(text),)
+    code = _LANGUAGES.get((language or "").lower()) or _language_of(text.lstrip())
     found: list[str] = []
     for paragraph in map(spoken, _PARAGRAPH.split(text.replace("\r\n", "\n"))):
         sentences = (piece for sentence in _sentences(code, paragraph) for piece in _cut(sentence))
         found += sentences if split == "sentence" else _packed(sentences)
     speakable = tuple(part for part in map(str.strip, found) if _has_sound(part))
-    return speakable or (whole,)
+    return speakable or (spoken(text),)
 
 
 def _widths(text: str) -> list[int]:

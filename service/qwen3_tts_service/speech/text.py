@@ -15,10 +15,14 @@ _SILENT = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 
 
 def clean(text: str, *, max_chars: int, param: str = "input") -> str:
-    """Return ``text`` ready to be spoken: control characters are spaces, the ends are stripped.
+    """Return ``text`` as :func:`spoken`. Raises as :func:`check`."""
+    check(text, max_chars=max_chars, param=param)
+    return spoken(text)
 
-    Raises InputTooLong above ``max_chars`` characters, InvalidValue when nothing speakable is left, when the
-    text holds half of a surrogate pair, or a control word of the model such as ``<|im_end|>``.
+
+def check(text: str, *, max_chars: int, param: str = "input") -> None:
+    """Raise InputTooLong above ``max_chars`` characters, InvalidValue where there is nothing to speak, half of a
+    surrogate pair, or a control word of the model such as ``<|im_end|>``.
     """
     if len(text) > max_chars:
         raise InputTooLong(
@@ -31,10 +35,8 @@ def clean(text: str, *, max_chars: int, param: str = "input") -> str:
         raise InvalidValue(
             f"`{param}` holds {shown(found[0])}, a control word of the model: leave it out", param=param
         )
-    ready = spoken(text)
-    if all(unicodedata.category(character) in _SILENT for character in ready):
+    if all(unicodedata.category(character) in _SILENT for character in text):
         raise InvalidValue(f"`{param}` is empty: there is nothing to speak", param=param)
-    return ready
 
 
 def spoken(text: str) -> str:
