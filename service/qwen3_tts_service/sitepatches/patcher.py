@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import PatchError
@@ -236,24 +236,30 @@ def _prepare_apply(patch: Patch, distribution: Distribution, known: KnownHashes,
     truth = {plan.path: contents.get(plan.path, plan.current) for plan in plans} | contents
     record = _record_change(distribution, truth)
     wanted = Manifest(distribution.version, {plan.path: (plan.before, plan.after) for plan in plans})
-    return _Change(
-        patch=patch,
-        distribution=distribution,
-        store=store,
-        result=PatchResult(
-            name=patch.name,
-            distribution=distribution.name,
-            version=distribution.version,
-            state=State.APPLIED,
-            previous=whole_state(plans),
-            changed=bool(contents) or record is not None,
-            files=tuple(files),
-        ),
-        contents=contents,
-        record=record,
-        manifest=wanted if contents else None,
-        pristine=pristine,
+    change = _change(patch, distribution, store, State.APPLIED, whole_state(plans), files, contents, record)
+    return replace(change, manifest=wanted if contents else None, pristine=pristine)
+
+
+def _change(
+    patch: Patch,
+    distribution: Distribution,
+    store: Store,
+    state: State,
+    previous: State,
+    files: list[FileResult],
+    contents: dict[str, bytes | None],
+    record: str | None,
+) -> _Change:
+    result = PatchResult(
+        name=patch.name,
+        distribution=distribution.name,
+        version=distribution.version,
+        state=state,
+        previous=previous,
+        changed=bool(contents) or record is not None,
+        files=tuple(files),
     )
+    return _Change(patch, distribution, store, result, contents, record)
 
 
 def _left_over(
@@ -296,23 +302,9 @@ def _prepare_revert(patch: Patch, distribution: Distribution, store: Store) -> _
         files.append(FileResult(path, State.PRISTINE, before, after, found, changed, diff))
     truth = {path: contents.get(path, read_if_there(distribution.root / path)) for path in manifest.files}
     record = _record_change(distribution, truth)
-    return _Change(
-        patch=patch,
-        distribution=distribution,
-        store=store,
-        result=PatchResult(
-            name=patch.name,
-            distribution=distribution.name,
-            version=distribution.version,
-            state=State.PRISTINE,
-            previous=State.APPLIED if len(contents) == len(files) else State.PARTIAL,
-            changed=bool(contents) or record is not None,
-            files=tuple(files),
-        ),
-        contents=contents,
-        record=record,
-        forget=True,
-    )
+    previous = State.APPLIED if len(contents) == len(files) else State.PARTIAL
+    change = _change(patch, distribution, store, State.PRISTINE, previous, files, contents, record)
+    return replace(change, forget=True)
 
 
 def _revert_without_copies(
