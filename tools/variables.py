@@ -68,7 +68,7 @@ def settings() -> str:
         default = (
             "**required**"
             if option.is_required()
-            else cell(option.default, absent="none" if option.default is None else "see `config.py`")
+            else cell(option.default, absent="none" if option.default is None else "see `config/settings.py`")
         )
         rows.append(f"| `{name}` | {default} | {sentence(option.description)} |")
     return "\n".join(rows)

@@ -1,38 +1,35 @@
-"""The settings of one service process.
-
-Every field comes from ``QWEN3_TTS_<FIELD>`` in the environment or from the TOML file that
-``QWEN3_TTS_CONFIG`` names; the environment wins. An unknown key is an error: a misspelt setting that is
-silently ignored is found months later.
-"""
+"""Every setting, with its default, unit and limits."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import limits
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .errors import ConfigurationError
-
 PREFIX = "QWEN3_TTS_"
-#: Variables under our prefix that are not settings: the file's name, the build machine's cache, and whom the
-#: commands ask that are clients.
-NOT_SETTINGS = frozenset(
-    {"CONFIG", "CACHE", "DEBIAN_MIRROR", "DEBIAN_SECURITY_MIRROR", "CLIENT_SERVER", "CLIENT_KEY"}
-)
 
-_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
+#: Settings that are lists of hosts or pages: what an entry looks like, and what is said of one that does not.
+_ENTRIES = {
+    "allowed_hosts": (
+        re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"),
+        "is no name: write tts.example.org, without scheme and port",
+    ),
+    # No `*`: it would open a server without keys to every page that somebody on this machine looks at.
+    "cors_origins": (
+        re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?"),
+        "is no origin: write https://example.org, without a path",
+    ),
+}
 
 
 class Settings(BaseSettings):
-    """All settings, with their defaults, units and limits."""
+    """The settings of one process."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -278,32 +275,22 @@ class Settings(BaseSettings):
             raise ValueError("expected a number")
         return value
 
-    @field_validator("more_models", "model_aliases", "voice_aliases", mode="before")
+    @field_validator(
+        "more_models", "model_aliases", "voice_aliases", "allowed_hosts", "cors_origins", mode="before"
+    )
     @classmethod
-    def _names_are_a_list(cls, value: object) -> object:
-        return tuple(filter(None, value.split(":"))) if isinstance(value, str) else value
+    def _a_string_is_a_list(cls, value: object, info: ValidationInfo) -> object:
+        # Hosts and pages have colons themselves.
+        separator = None if info.field_name in _ENTRIES else ":"
+        return tuple(filter(None, value.split(separator))) if isinstance(value, str) else value
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "cors_origins")
     @classmethod
-    def _hosts_are_a_list(cls, value: object) -> object:
-        # Not at colons, which both kinds have.
-        return tuple(value.split()) if isinstance(value, str) else value
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _entries_are_well_formed(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        pattern, otherwise = _ENTRIES[str(info.field_name)]
         for entry in value:
-            if not _HOST.fullmatch(entry):
-                raise ValueError(f"{entry!r} is no name: write tts.example.org, without scheme and port")
-        return tuple(entry.lower() for entry in value)
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins_are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            # No `*`: it would open a server without keys to every page that somebody on this machine looks at.
-            if not _ORIGIN.fullmatch(entry):
-                raise ValueError(f"{entry!r} is no origin: write https://example.org, without a path")
+            if not pattern.fullmatch(entry):
+                raise ValueError(f"{entry!r} {otherwise}")
         return tuple(entry.lower() for entry in value)
 
     @field_validator("more_models")
@@ -380,59 +367,3 @@ def _named_models(model: Path, name: str, more: tuple[str, ...]) -> tuple[tuple[
         own_name, _, directory = entry.rpartition("=")
         entries.append((own_name, Path(directory)))
     return tuple((name or path.resolve().name, path) for name, path in entries)
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"settings file {path} cannot be read: {error.strerror}; correct {PREFIX}CONFIG or the file's rights",
-            param=f"{PREFIX}CONFIG",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"settings file {path} is not TOML: {error}", param=f"{PREFIX}CONFIG"
-        ) from error
-
-
-def _unknown_variables() -> list[str]:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {
-        PREFIX + name for name in NOT_SETTINGS
-    }
-    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
-
-
-def _explain(error: ValidationError, file: Path | None) -> str:
-    parts = []
-    for item in error.errors(include_url=False):
-        name = ".".join(str(part) for part in item["loc"])
-        where = f"{PREFIX}{name.upper()}" + (f" (or `{name}` in {file})" if file else "")
-        if item["type"] == "missing":
-            parts.append(f"{where} is required: {Settings.model_fields[name].description}")
-        elif item["type"] == "extra_forbidden":
-            parts.append(
-                f"`{name}` in {file} is no setting; there are {', '.join(sorted(Settings.model_fields))}"
-            )
-        else:
-            parts.append(f"{where} is {item['input']!r}: {item['msg']}")
-    return "; ".join(parts)
-
-
-def load() -> Settings:
-    """Read the settings of this process.
-
-    Raises ConfigurationError naming each wrong setting, its value and what is allowed.
-    """
-    name = os.environ.get(f"{PREFIX}CONFIG")
-    file = Path(name) if name else None
-    if unknown := _unknown_variables():
-        raise ConfigurationError(
-            f"{', '.join(unknown)}: no such setting; there are "
-            + ", ".join(f"{PREFIX}{field.upper()}" for field in sorted(Settings.model_fields)),
-            param=unknown[0],
-        )
-    try:
-        return Settings(**(_from_file(file) if file else {}))
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error, file), param=str(error.errors()[0]["loc"][0])) from error
