@@ -25,7 +25,7 @@ from qwen3_tts_service.errors import (
     UnknownVoice,
 )
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
-from qwen3_tts_service.served_model import Loaded
+from qwen3_tts_service.loaded_engine import Loaded
 from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, CloneReference, SpeechRequest, VoicePrompt
 from qwen3_tts_service.voices.store import VoiceStore
 from server_process import Answer, ask, wait_for

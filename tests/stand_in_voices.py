@@ -13,7 +13,7 @@ from werkzeug.test import encode_multipart
 
 from qwen3_tts_service.errors import NotSupportedByModel
 from qwen3_tts_service.lifecycle import ModelSource
-from qwen3_tts_service.served_model import Kind, Loaded
+from qwen3_tts_service.loaded_engine import Kind, Loaded
 from qwen3_tts_service.speech.request import CloneReference, SpeechRequest, VoicePrompt
 from server_process import Answer
 from stand_in_engine import RATE, TONE, Service, StandInEngine

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from qwen3_tts_service.engine_process.child import main
 from qwen3_tts_service.engine_process.loading import EngineLoader
 from qwen3_tts_service.errors import DeviceFault, TTSError
-from qwen3_tts_service.served_model import Loaded
+from qwen3_tts_service.loaded_engine import Loaded
 from qwen3_tts_service.speech.listening import Listener, Speaker
 from qwen3_tts_service.speech.request import SpeechRequest
 from stand_in_engine import StandInEngine

@@ -13,7 +13,8 @@ from qwen3_tts_service import capacity
 from qwen3_tts_service.admission import Limits
 from qwen3_tts_service.capacity import Capacity
 from qwen3_tts_service.errors import DeviceFault
-from qwen3_tts_service.served_model import Loaded, ServedModel
+from qwen3_tts_service.loaded_engine import Loaded
+from qwen3_tts_service.served_model import ServedModel
 from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, SpeechRequest
 from stand_in_engine import StandInEngine
 

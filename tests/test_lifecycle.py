@@ -11,7 +11,7 @@ import pytest
 from qwen3_tts_service.admission import Limits
 from qwen3_tts_service.errors import CheckpointError, DeviceFault, NotReady, SelfCheckFailed
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
-from qwen3_tts_service.served_model import Loaded, LoadedEngine, SelfCheck
+from qwen3_tts_service.loaded_engine import Loaded, LoadedEngine, SelfCheck
 from qwen3_tts_service.speech.formats import Output
 from qwen3_tts_service.speech.request import SpeechRequest
 from qwen3_tts_service.synthesis import Speech

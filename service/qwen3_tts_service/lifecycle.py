@@ -16,7 +16,8 @@ from typing import Literal
 
 from .admission import NO_KEY, Limits
 from .errors import DeviceFault, NotReady, TTSError, UnknownModel, shown
-from .served_model import Kind, Loader, ModelState, ServedModel
+from .loaded_engine import Kind, Loader
+from .served_model import ModelState, ServedModel
 from .speech.formats import Output
 from .speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .synthesis import Speech

@@ -7,8 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .admission import NO_KEY, Limits
 from .capacity import Capacity
 from .engine_stats import EngineStats
 from .errors import DeviceFault, Draining, EngineError, NotReady, QueueFull, TTSError
-from .narration import Engine
+from .loaded_engine import Description, Kind, LoadedEngine, Loader, SelfCheck, described
 from .speech.formats import Output
 from .speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .synthesis import Load, Speech, Synthesis
@@ -37,89 +37,6 @@ _SILENCE_RMS = 1e-4
 #: How often a request that waits for its model looks at its client and its deadline (seconds).
 _LOOK_S = 0.1
 _RETRY_AFTER_LOADING_S = 5.0
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """The comparison of the device with the CPU, as ``/ready`` shows it."""
-
-    status: Literal["passed", "skipped"] = "skipped"
-    #: The error that was measured and the largest that passes; None where nothing was compared.
-    max_error: float | None = None
-    tolerance: float | None = None
-
-
-class LoadedEngine(Engine, Protocol):
-    """An engine and what it says about its checkpoint."""
-
-    @property
-    def speakers(self) -> tuple[str, ...]: ...
-
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-
-    @property
-    def model_type(self) -> str: ...
-
-    @property
-    def model_size(self) -> str: ...
-
-    @property
-    def synthetic(self) -> bool: ...
-
-    @property
-    def device(self) -> object: ...
-
-    @property
-    def dtype(self) -> object: ...
-
-    def ways(self) -> Mapping[int, str]:
-        """Slots in a batch -> how such a frame is computed: ``captured``, ``compiled`` or ``eager``."""
-
-    def reasons(self) -> Mapping[int, str]:
-        """Slots in a batch -> why such a frame is not computed in the device's fastest way, where it is not."""
-
-    def stats(self) -> EngineStats | None:
-        """Counts and times; None where the engine is no frame loop."""
-
-    def close(self) -> object:
-        """End the engine's threads and let its memory go. Nothing is being spoken."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a loader builds: an engine whose device was compared with the CPU where that can be."""
-
-    engine: LoadedEngine
-    self_check: SelfCheck = SelfCheck()
-    #: How the codec computes, ``compiled`` or ``eager``, and why not faster; empty where it is upstream's.
-    codec_way: str = ""
-    codec_reason: str = ""
-
-
-#: Builds an engine, slowly. It is given what to tell when the device is lost later.
-Loader = Callable[[Callable[[DeviceFault], None]], Loaded]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a checkpoint is for, in the words of its ``config.json``; known before it is loaded."""
-
-    #: ``custom_voice``, ``base`` or ``voice_design``.
-    model_type: str
-    #: Such as ``0b6`` or ``1b7``: a voice that was taken by one fits others of that size.
-    model_size: str
-    speakers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Description(Kind):
-    """What a checkpoint offers; known from its first load on."""
-
-    languages: tuple[str, ...]
-    synthetic: bool
-    device: str
-    dtype: str
 
 
 class ServedModel:
@@ -179,7 +96,7 @@ class ServedModel:
             self.codec_way, self.codec_reason = built.codec_way, built.codec_reason
             loaded = time.monotonic()
             self._become("warming", on_state)
-            self.description = _described(engine)
+            self.description = described(engine)
             self._engine = engine
             _warm_up(engine, give_up)
             self.capacity = self._capacity_of(engine, give_up)
@@ -381,18 +298,6 @@ class ServedModel:
             self.state = state
             self._changed.notify_all()
         on_state(state)
-
-
-def _described(engine: LoadedEngine) -> Description:
-    return Description(
-        model_type=engine.model_type,
-        model_size=engine.model_size,
-        speakers=engine.speakers,
-        languages=engine.languages,
-        synthetic=engine.synthetic,
-        device=str(engine.device),
-        dtype=str(engine.dtype).removeprefix("torch."),
-    )
 
 
 def _sentence(engine: LoadedEngine, max_frames: int) -> SpeechRequest:

@@ -15,7 +15,7 @@ from qwen3_tts_service.api.auth import KeyRing
 from qwen3_tts_service.engine_process.messages import CodecCounts, Counts, FrameCounts
 from qwen3_tts_service.errors import CheckpointError, EngineError
 from qwen3_tts_service.lifecycle import ModelSource
-from qwen3_tts_service.served_model import Loaded
+from qwen3_tts_service.loaded_engine import Loaded
 from server_process import wait_for
 from stand_in_engine import Service, StandInEngine, service
 

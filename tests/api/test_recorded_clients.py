@@ -18,7 +18,7 @@ import pytest
 
 from qwen3_tts_service.api.auth import KeyRing
 from qwen3_tts_service.lifecycle import ModelSource
-from qwen3_tts_service.served_model import Loaded
+from qwen3_tts_service.loaded_engine import Loaded
 from server_process import Answer, ask
 from stand_in_engine import Service, StandInEngine, service
 

@@ -19,7 +19,7 @@ from qwen3_tts_service.engine_process.kept_voices import MOST, KeptVoices
 from qwen3_tts_service.engine_process.loading import EngineLoader
 from qwen3_tts_service.engine_process.messages import Begin, Call
 from qwen3_tts_service.engine_process.sound import SoundMemory
-from qwen3_tts_service.served_model import Loaded
+from qwen3_tts_service.loaded_engine import Loaded
 from qwen3_tts_service.speech.request import CloneReference, SpeechRequest, VoicePrompt
 from stand_in_voices import StandInBase
 

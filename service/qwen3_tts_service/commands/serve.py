@@ -28,7 +28,7 @@ from ..engine_process.loading import most_slots
 from ..engine_process.parent import EngineProcess
 from ..errors import ConfigurationError
 from ..lifecycle import Lifecycle, ModelSource, Status
-from ..served_model import Kind
+from ..loaded_engine import Kind
 from ..voices.store import VoiceStore
 
 if TYPE_CHECKING:

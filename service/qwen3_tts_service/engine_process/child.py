@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from .. import journal
 from ..errors import DeviceFault, EngineError, TTSError
-from ..served_model import LoadedEngine
+from ..loaded_engine import LoadedEngine, described
 from ..speech.listening import Finish, Listener, Speaker, Waveform
 from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .kept_voices import KeptVoices
@@ -140,13 +140,7 @@ class EngineHost:
         gc.freeze()
         return Built(
             model=model,
-            model_type=engine.model_type,
-            model_size=engine.model_size,
-            speakers=engine.speakers,
-            languages=engine.languages,
-            synthetic=engine.synthetic,
-            device=str(engine.device),
-            dtype=str(engine.dtype),
+            offers=described(engine),
             slots=engine.slots,
             sample_rate=engine.sample_rate,
             ways=dict(engine.ways()),
@@ -198,7 +192,7 @@ class EngineHost:
         return speaker.text_tokens
 
     def stats(self, model: int) -> Counts | None:
-        """As :meth:`..served_model.LoadedEngine.stats`."""
+        """As :meth:`..loaded_engine.LoadedEngine.stats`."""
         stats = self._engines[model].stats()
         if stats is None:
             return None

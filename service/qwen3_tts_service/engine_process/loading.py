@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DeviceFault
-from ..served_model import Loaded, SelfCheck
+from ..loaded_engine import Loaded, SelfCheck
 
 if TYPE_CHECKING:
     from ..checkpoints.load import LoadedModel

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import Settings
 from ..errors import TTSError
-from ..served_model import SelfCheck
+from ..loaded_engine import Description, SelfCheck
 from ..speech.listening import Finish
 
 
@@ -75,16 +75,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Built:
-    """A loaded model, as :class:`..served_model.LoadedEngine` and :class:`..served_model.Loaded` describe it."""
+    """A loaded model: what it offers, and the rest as :mod:`..loaded_engine` describes it."""
 
     model: int
-    model_type: str
-    model_size: str
-    speakers: tuple[str, ...]
-    languages: tuple[str, ...]
-    synthetic: bool
-    device: str
-    dtype: str
+    offers: Description
     slots: int
     sample_rate: int
     ways: dict[int, str]

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..config import Settings
 from ..errors import Cancelled, DeadlineExceeded, DeviceFault, Draining, TTSError
-from ..served_model import Loaded
+from ..loaded_engine import Loaded
 from ..speech.listening import Listener, Reader
 from ..speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .loading import most_slots
@@ -318,15 +318,16 @@ class RemoteUtterance(Reader):
 
 
 class RemoteEngine:
-    """A model in the engine's process, as :class:`..served_model.LoadedEngine`."""
+    """A model in the engine's process, as :class:`..loaded_engine.LoadedEngine`."""
 
     def __init__(self, process: EngineProcess, built: Built) -> None:
         self._process = process
         self._built = built
-        self.model_type, self.model_size = built.model_type, built.model_size
-        self.synthetic = built.synthetic
-        self.speakers, self.languages = built.speakers, built.languages
-        self.device, self.dtype = built.device, built.dtype
+        offers = built.offers
+        self.model_type, self.model_size = offers.model_type, offers.model_size
+        self.synthetic = offers.synthetic
+        self.speakers, self.languages = offers.speakers, offers.languages
+        self.device, self.dtype = offers.device, offers.dtype
         self.slots, self.sample_rate = built.slots, built.sample_rate
 
     def check(self, request: SpeechRequest) -> None:
@@ -351,11 +352,11 @@ class RemoteEngine:
         )
 
     def ways(self) -> Mapping[int, str]:
-        """As :meth:`..served_model.LoadedEngine.ways`; they are settled when the engine is built."""
+        """As :meth:`..loaded_engine.LoadedEngine.ways`; they are settled when the engine is built."""
         return self._built.ways
 
     def reasons(self) -> Mapping[int, str]:
-        """As :meth:`..served_model.LoadedEngine.reasons`."""
+        """As :meth:`..loaded_engine.LoadedEngine.reasons`."""
         return self._built.reasons
 
     def stats(self) -> Counts | None:
