@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loose_module import loose_module
 from qwen3_tts_service.bench import provenance
 
 ROOT = Path(__file__).parents[2]
@@ -17,12 +17,7 @@ TABLE = "| batch | ms |\n| --- | ---: |\n| 1 | 5.9 |\n"
 
 @pytest.fixture(scope="module")
 def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmarks_page", ROOT / "tools" / "benchmarks_page.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loose_module(ROOT / "tools" / "benchmarks_page.py")
 
 
 def origin(source: str) -> str:

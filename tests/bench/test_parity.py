@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from loose_module import loose_module
 from qwen3_tts_service.bench import parity
 from qwen3_tts_service.bench.plan import Plan
 
@@ -55,14 +54,7 @@ def test_speech_that_ends_early_does_not_hold(expected: Any) -> None:
 
 
 def gpu_check() -> Any:
-    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "tools" / "gpu_check.py")
-    assert spec
-    assert spec.loader
-    script = importlib.util.module_from_spec(spec)
-    # Its dataclass looks its own module up.
-    sys.modules["gpu_check"] = script
-    spec.loader.exec_module(script)
-    return script
+    return loose_module(ROOT / "tools" / "gpu_check.py")
 
 
 def test_every_part_of_the_script_names_what_there_is() -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 from wheel_files import ROOT
 
-path = ROOT / "roles" / "tts_runtime" / "library" / "tts_runtime_prune.py"
-specification = importlib.util.spec_from_file_location("tts_runtime_prune", path)
-assert specification is not None
-assert specification.loader is not None
-prune = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(prune)
+from loose_module import loose_module
+
+prune = loose_module(ROOT / "roles" / "tts_runtime" / "library" / "tts_runtime_prune.py")
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from importlib import resources
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,23 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loose_module import loose_module
+
 RATE = 24_000
 
-
-def _added_file() -> ModuleType:
-    """The very file that the patch puts into torchaudio, imported by itself."""
-    path = Path(
-        str(resources.files("qwen3_tts_service.sitepatches") / "patches" / "torchaudio_soundfile_io.py")
-    )
-    spec = importlib.util.spec_from_file_location("torchaudio_soundfile_io", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-added = _added_file()
+#: The very file that the patch puts into torchaudio, imported by itself.
+added = loose_module(
+    Path(str(resources.files("qwen3_tts_service.sitepatches") / "patches" / "torchaudio_soundfile_io.py"))
+)
 load, save = added.load, added.save
 
 

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loose_module import loose_module
+
 MODULE = Path(__file__).resolve().parents[3] / "roles/amdgpu_kernel/library/kernel_argument.py"
-
-
-def load() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("kernel_argument", MODULE)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["kernel_argument"] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
-
-
-kernel_argument = load()
+kernel_argument = loose_module(MODULE)
 ARGUMENT = kernel_argument.Argument("amdgpu.cwsr_enable", "0")
 
 #: What Debian's grub-mkconfig does with the files: source the main one, then every drop-in in order.

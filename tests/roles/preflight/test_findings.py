@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+
+from loose_module import loose_module
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 RUNTIMES = json.loads((ROLES / "tts_runtime/files/locks/runtimes.json").read_text(encoding="utf-8"))[
@@ -19,15 +18,8 @@ RUNTIMES = json.loads((ROLES / "tts_runtime/files/locks/runtimes.json").read_tex
 GIB = 1024**3
 
 
-def load(name: str) -> ModuleType:
-    path = ROLES / "tts_preflight/filter_plugins" / f"{name}.py"
-    specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
+def load(name: str) -> Any:
+    return loose_module(ROLES / "tts_preflight/filter_plugins" / f"{name}.py")
 
 
 table = load("preflight_findings")

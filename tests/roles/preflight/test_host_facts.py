@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from loose_module import loose_module
+
 MODULE = Path(__file__).resolve().parents[3] / "roles/tts_preflight/library/tts_host_facts.py"
 SOCKETS = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-
-
-def load(path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-facts = load(MODULE)
+facts = loose_module(MODULE)
 
 
 def write(root: Path, name: str, content: str) -> Path:

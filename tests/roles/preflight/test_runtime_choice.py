@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loose_module import loose_module
+
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 LOCKS = json.loads((ROLES / "tts_runtime/files/locks/runtimes.json").read_text(encoding="utf-8"))
 RUNTIMES = LOCKS["runtimes"]
 
 
-def load(name: str) -> ModuleType:
-    path = ROLES / "tts_preflight/filter_plugins" / f"{name}.py"
-    specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-choice = load("runtime_choice")
+choice = loose_module(ROLES / "tts_preflight/filter_plugins/runtime_choice.py")
 
 
 def agent(target: str = "gfx1151", units: int = 40, cwsr_size: int | None = None) -> dict[str, Any]:

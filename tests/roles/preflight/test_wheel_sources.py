@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-MODULE = Path(__file__).resolve().parents[3] / "roles/tts_preflight/library/tts_wheel_sources.py"
+from loose_module import loose_module
 
-
-def load() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("tts_wheel_sources", MODULE)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-sources = load()
+sources = loose_module(
+    Path(__file__).resolve().parents[3] / "roles/tts_preflight/library/tts_wheel_sources.py"
+)
 
 
 class Index(BaseHTTPRequestHandler):
