@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
@@ -164,6 +165,15 @@ def test_a_huge_body_is_refused_by_size(server: Service, size: int) -> None:
     answer = server.ask("POST", "/v1/audio/speech", body(input="a" * size))
     assert answer.status == 413
     assert str(MAX_BODY) in answer.error["message"]
+
+
+def test_a_body_that_is_compressed_is_not_unpacked(server: Service) -> None:
+    """Five million characters in a body of an allowed size."""
+    content = gzip.compress(body(input="a" * 5_000_000))
+    assert len(content) < MAX_BODY
+    answer = server.ask("POST", "/v1/audio/speech", content, Content_Encoding="gzip")
+    assert answer.status == 400
+    assert "not UTF-8" in answer.error["message"]
 
 
 def chunked(port: int, *chunks: bytes) -> Answer:

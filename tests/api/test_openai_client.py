@@ -11,10 +11,14 @@ from pathlib import Path
 import av
 import httpx2
 import numpy as np
+import numpy.typing as npt
 import openai
 import pytest
 
+from audio.waveforms import clicks
 from stand_in_engine import RATE, Service, service
+
+from .test_limits import KEYS
 
 FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 CONTENT_TYPES = {
@@ -29,11 +33,15 @@ CONTENT_TYPES = {
 PADDING_S = 0.1
 
 
+def tone(hertz: float) -> npt.NDArray[np.float32]:
+    times = np.arange(RATE // 10) / RATE
+    return (0.3 * np.sin(2 * np.pi * hertz * times)).astype(np.float32)
+
+
 @pytest.fixture
 def running() -> Iterator[Service]:
     with service(slots=2) as started:
-        times = np.arange(RATE // 10) / RATE
-        started.engine.waveform = (0.3 * np.sin(2 * np.pi * 440 * times)).astype(np.float32)
+        started.engine.waveform = tone(440)
         started.engine.repeat = 20
         yield started
 
@@ -123,6 +131,41 @@ def test_our_errors_are_its_exceptions(running: Service, client: openai.OpenAI) 
     running.engine.fault = ZeroDivisionError("planted")
     with pytest.raises(openai.InternalServerError):
         client.audio.speech.create(model="stand-in", voice="vivian", input="Hello.")
+
+
+def test_who_may_not_and_who_asks_too_often_hear_it_as_its_exceptions() -> None:
+    with service(KEYS, rate_limit_per_key="1/minute") as running:
+        asked = {"model": "stand-in", "voice": "vivian", "input": "Hello."}
+        base_url = f"http://127.0.0.1:{running.port}/v1"
+        for key, error in (("stranger", openai.AuthenticationError), ("kitchen", openai.RateLimitError)):
+            with openai.OpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=20) as client:
+                if key == "kitchen":
+                    client.audio.speech.create(**asked)
+                with pytest.raises(error):
+                    client.audio.speech.create(**asked)
+
+
+@pytest.mark.parametrize("audio_format", FORMATS)
+def test_nothing_clicks_where_pieces_and_parts_meet_and_a_planted_click_is_found(
+    running: Service, client: openai.OpenAI, audio_format: str
+) -> None:
+    def found() -> list[float]:
+        answer = client.audio.speech.create(
+            model="stand-in",
+            voice="vivian",
+            input="One. Two. Three.",
+            response_format=audio_format,  # type: ignore[arg-type]
+            extra_body={"split": "sentence"},
+        )
+        samples = heard(answer.content, audio_format)
+        assert len(samples) >= 3 * 2 * RATE
+        # Where all of it begins and ends is no border.
+        return clicks(samples[RATE // 10 : -RATE // 5], RATE)
+
+    assert found() == []
+    # A quarter of a wave is left over: each piece begins elsewhere than the one before it ended.
+    running.engine.waveform = tone(442.5)
+    assert len(found()) > 3 * 15
 
 
 @pytest.mark.parametrize("audio_format", ["mp3", "opus", "flac"])

@@ -6,6 +6,7 @@ import base64
 import concurrent.futures
 import contextlib
 import errno
+import io
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -169,6 +171,15 @@ def test_what_is_no_voice_is_refused_in_words_that_help(
     assert (answer.status, answer.error["param"]) == (400 if param != "model" else 404, param)
     assert word in answer.error["message"]
     assert listed(fuzzed) == []
+
+
+def test_an_hour_in_a_small_file_is_refused(fuzzed: Service) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(3600 * 8000, np.int16), 8000, format="FLAC")
+    assert len(file.getvalue()) < 1_000_000
+    answer = send_form(fuzzed, file.getvalue())
+    assert (answer.status, answer.error["param"]) == (400, "audio")
+    assert "longer than 60 s" in answer.error["message"]
 
 
 def test_forms_that_are_none(running: Service) -> None:
