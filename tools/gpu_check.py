@@ -63,17 +63,19 @@ PARTS: dict[str, tuple[Measurement, ...]] = {
             70,
             {"codec_device": "cpu", "clients": (1,), "repeats": 10, "upstream": False},
         ),
-        Measurement(
-            "http-codec-gpu",
-            "serve_suite",
-            70,
-            {"codec_device": "gpu", "clients": (32,), "repeats": 2, "upstream": False},
-        ),
-        Measurement(
-            "http-codec-gpu-bf16",
-            "serve_suite",
-            70,
-            {"codec_device": "gpu", "codec_dtype": "bf16", "clients": (32,), "repeats": 2, "upstream": False},
+        *(
+            Measurement(
+                f"{name}-codec-gpu{suffix}",
+                module,
+                seconds,
+                {"codec_device": "gpu", "codec_dtype": dtype, "upstream": False, **own},
+            )
+            for dtype, suffix in (("fp32", ""), ("bf16", "-bf16"))
+            for name, module, seconds, own in (
+                ("http", "serve_suite", 110, {"clients": (32,), "repeats": 2}),
+                # 5 s of sound.
+                ("rate", "request_rate", 170, {"batches": (32,), "frames": 63, "rate_s": 8.0}),
+            )
         ),
         Measurement("original", "original", 120, {"repeats": 2}),
         Measurement("codec-gpu", "codec_suite", 60, {"codec_device": "gpu"}),

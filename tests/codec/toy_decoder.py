@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,9 @@ class ToyDecoder:
         self.heard = 0
         self.hold = threading.Event()
         self.hold.set()
+
+    def prepare(self, shapes: Sequence[tuple[int, int]]) -> None:
+        pass
 
     def new_state(self, batch: int = 1) -> ToyState:
         return ToyState()

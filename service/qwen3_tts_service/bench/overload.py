@@ -64,6 +64,8 @@ class Heard:
     #: Seconds from when a request was due to its first 1,920 samples, and the longest that one was sent late.
     first_s: list[float] = field(default_factory=list)
     late_s: float = 0.0
+    #: Requests whose playback, begun with the first sound, would have stood still.
+    ran_dry: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -141,13 +143,13 @@ def measure(
     """Overload the server on ``port``, process ``pid``, for ``seconds``; its keys are :func:`write_keys`'."""
     content = json.dumps(dict(body)).encode()
     say("how much it serves at most")
-    full = _closed_loop(port, content, min(seconds * _CAPACITY_PART, _CAPACITY_MOST_S))
+    full = closed_loop(port, content, min(seconds * _CAPACITY_PART, _CAPACITY_MOST_S))
     if not full.ends["200"] or not full.rate:
         raise EngineError(f"the server serves nothing: {dict(full.ends)}")
     requests_a_second = _TIMES_CAPACITY * full.ends["200"] / (full.until - full.since)
     say(f"{full.rate:.1f} s of sound a second; now {requests_a_second:.2f} requests a second")
     memory: list[tuple[float, int]] = []
-    heard = _open_loop(port, content, seconds, requests_a_second, lambda: memory.append(_memory(pid)))
+    heard = open_loop(port, content, seconds, requests_a_second, lambda: memory.append(_memory(pid)))
     return Figures(
         full.rate,
         requests_a_second,
@@ -165,8 +167,11 @@ def _phase(seconds: float) -> Heard:
     return Heard(now + _SETTLES * seconds, now + seconds)
 
 
-def _closed_loop(port: int, content: bytes, seconds: float) -> Heard:
-    """As many clients as are served at a time and some that wait, each with one request after the other."""
+def closed_loop(port: int, content: bytes, seconds: float) -> Heard:
+    """As many clients as are served at a time and some that wait, each with one request after the other.
+
+    The server's keys are :func:`write_keys`'.
+    """
     heard, names = _phase(seconds), list(KEYS)
     clients = _streams(port) + len(names)
 
@@ -179,10 +184,14 @@ def _closed_loop(port: int, content: bytes, seconds: float) -> Heard:
     return heard
 
 
-def _open_loop(
-    port: int, content: bytes, seconds: float, requests_a_second: float, look: Callable[[], None]
+def open_loop(
+    port: int,
+    content: bytes,
+    seconds: float,
+    requests_a_second: float,
+    look: Callable[[], None] = lambda: None,
 ) -> Heard:
-    """Requests at random times, which do not wait for those before them."""
+    """Requests at random times, which do not wait for those before them; ``look`` is called now and then."""
     heard, draw = _phase(seconds), random.Random(1)  # noqa: S311 - arrivals
     due = itertools.accumulate(
         (draw.expovariate(requests_a_second) for _ in itertools.count()), initial=time.monotonic()
@@ -221,12 +230,15 @@ def _ask(port: int, content: bytes, key: str, due: float, heard: Heard) -> None:
     late_s = time.monotonic() - due
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
     first_s: float | None = None
+    ran_dry = False
     try:
         connection.request("POST", "/v1/audio/speech", content, _headers(key))
         answer = connection.getresponse()
         end, received = str(answer.status), 0
         while part := answer.read1(1 << 14):
             now = time.monotonic()
+            if first_s is not None and now - due - first_s > received / _BYTES_A_SECOND:
+                ran_dry = True
             received += len(part)
             if first_s is None and received >= FIRST_SOUND_BYTES:
                 first_s = now - due
@@ -241,6 +253,7 @@ def _ask(port: int, content: bytes, key: str, due: float, heard: Heard) -> None:
         heard.late_s = max(heard.late_s, late_s)
         if heard.since <= time.monotonic() < heard.until or end not in _EXPECTED:
             heard.ends[end] += 1
+            heard.ran_dry += ran_dry
             if end == "200" and first_s is not None:
                 heard.first_s.append(first_s)
 
@@ -267,6 +280,7 @@ def _table(figures: Figures) -> Table:
         "spoken": figures.heard.ends["200"],
         "refused": figures.heard.ends["429"],
         "errors": sum(figures.errors.values()),
+        "dry": figures.heard.ran_dry,
         **{key: 100 * figures.share(key) for key in KEYS},
         **{f"p{share}": 1e3 * percentile(first_s, share / 100) for share in (50, 95, 99)},
         "growth": figures.growth_mib_a_minute,
@@ -280,6 +294,7 @@ def _table(figures: Figures) -> Table:
             Column("spoken", "spoken"),
             Column("refused", "429"),
             Column("errors", "other errors"),
+            Column("dry", "playback stood still"),
             *(
                 Column(key, f"{name} key ({100 * part:.0f} % of requests), of its share", "%", 1)
                 for key, (name, part) in zip(KEYS, KEYS.items(), strict=True)

@@ -45,7 +45,7 @@ class Plan:
     device: str = "auto"
     dtype: str = "auto"
     codec_device: CodecDevice = "cpu"
-    #: Of the serve suite's server.
+    #: Of the servers that suites start.
     codec_dtype: CodecPrecision = "fp32"
     cpu_threads: int = 0
     #: Of the suites that run the whole engine; the suites of frames and codec measure the fastest there is.
@@ -62,6 +62,8 @@ class Plan:
     soak_minutes: float = 10.0
     #: Seconds of the overload suite.
     overload_s: float = 300.0
+    #: Seconds of each rate of the rate suite.
+    rate_s: float = 15.0
     weights: Weights = "bf16"
     say: Callable[[str], None] = _silent
     keep: Callable[[Report], None] = _forget

@@ -1,52 +1,114 @@
-"""The waveform part of the decoder through the compiled kernels, without a copy between its layers."""
+"""The waveform part of the decoder through compiled kernels, without a copy between its layers.
+
+The kernels are those of the device: :mod:`.kernels` for a CPU, :mod:`.gpu_kernels` for a GPU.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .kernels import Kernels, PackedConvolution, Target
-from .weights import WaveformWeights
+from .weights import Convolution, Product, Snake, WaveformWeights
+
+
+class NotCompiled(Exception):
+    """There is no compiled way on this host; the message says why."""
+
+
+@dataclass
+class Target:
+    """Where the result of a convolution goes, [streams, rows, channels] each, a stream's rows side by side.
+
+    A row that makes ``stride`` rows writes them where one of as many channels would lie.
+    """
+
+    #: float32; added to the result.
+    residual: Tensor | None = None
+    #: float32, as far apart from stream to stream as ``residual``: the sum.
+    out: Tensor | None = None
+    #: In the kernels' dtype: the sum through the SnakeBeta that the convolution was packed with.
+    activated: Tensor | None = None
+
+
+class WaveformKernels(Protocol):
+    """Convolutions compiled for a device, for rows of one dtype."""
+
+    dtype: torch.dtype
+
+    def pack(self, convolution: Convolution, then: Snake | None = None) -> Any:
+        """``convolution`` as :meth:`convolve` takes it, with the SnakeBeta that its result goes through."""
+
+    def pack_last(self, convolution: Convolution) -> Any:
+        """The convolution to one channel, as :meth:`leave` takes it."""
+
+    def convolve(self, packed: Any, source: Tensor, target: Target) -> None:
+        """``source`` [streams, history + rows, channels], rows side by side; ``rows`` are computed."""
+
+    def unit(self, dilated: Any, project: Any, source: Tensor, target: Target, between: Tensor) -> None:
+        """Both, one after the other; ``between`` [streams, rows, channels] is room for what lies between them."""
+
+    def leave(self, packed: Any, source: Tensor, sound: Tensor) -> None:
+        """To one channel: ``sound`` [streams, rows] float32, clamped to [-1, 1]."""
 
 
 class _Workspace:
-    """Memory for activations that stays from call to call: fresh pages cost more than the work on them."""
+    """Memory for activations that stays from call to call: fresh pages cost more than the work on them, and
+    what was captured in a graph finds it where it was.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._flat: dict[str, Tensor] = {}
+        self._outgrown: list[Tensor] = []
 
     def rows(self, name: str, streams: int, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         """[streams, rows, channels], contents undefined."""
         size = streams * rows * channels
         flat = self._flat.get(name)
         if flat is None or flat.numel() < size:
-            flat = self._flat[name] = torch.empty(size, dtype=dtype)
+            if flat is not None and flat.is_cuda:
+                self._outgrown.append(flat)  # A graph may compute there.
+            flat = self._flat[name] = torch.empty(size, dtype=dtype, device=self._device)
         return flat[:size].view(streams, rows, channels)
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution as the kernels take it, and what of it decides where its rows lie."""
+
+    packed: Any
+    history: int
+    channels: int
+    stride: int
+
+
 class CompiledWaveform:
-    """Computes what :func:`layers.waveform` computes, on the CPU, in float32 or bfloat16.
-    One thread at a time.
+    """Computes what :func:`layers.waveform` computes, in float32 or bfloat16.
+
+    One thread at a time. Memory for activations is that of the largest call so far.
     """
 
-    def __init__(self, weights: WaveformWeights, kernels: Kernels) -> None:
+    def __init__(self, weights: WaveformWeights, kernels: WaveformKernels, device: torch.device) -> None:
         self._kernels = kernels
         blocks = weights.blocks
-        self._enter = PackedConvolution(weights.enter, kernels, blocks[0].snake)
-        self._blocks: list[tuple[PackedConvolution, list[tuple[PackedConvolution, PackedConvolution]]]] = []
+        self._enter = self._layer(weights.enter, blocks[0].snake)
+        self._blocks: list[tuple[_Layer, list[tuple[_Layer, _Layer]]]] = []
         for index, block in enumerate(blocks):
             following = blocks[index + 1].snake if index + 1 < len(blocks) else weights.snake
             afterwards = [unit.snake_in for unit in block.units[1:]] + [following]
             units = [
-                (
-                    PackedConvolution(unit.dilated, kernels, unit.snake_out),
-                    PackedConvolution(unit.project, kernels, then),
-                )
+                (self._layer(unit.dilated, unit.snake_out), self._layer(unit.project, then))
                 for unit, then in zip(block.units, afterwards, strict=True)
             ]
-            self._blocks.append((PackedConvolution(block.upsample, kernels, block.units[0].snake_in), units))
-        self._leave = PackedConvolution(weights.leave, kernels, packed=False)
-        self._workspace = _Workspace()
+            self._blocks.append((self._layer(block.upsample, block.units[0].snake_in), units))
+        self._leave = _layer(weights.leave, kernels.pack_last(weights.leave))
+        self._workspace = _Workspace(device)
+
+    def _layer(self, convolution: Convolution, then: Snake) -> _Layer:
+        return _layer(convolution, self._kernels.pack(convolution, then))
 
     def __call__(self, x: Tensor, histories: list[Tensor]) -> Tensor:
         """As :func:`layers.waveform`; ``histories`` are moved on in place."""
@@ -59,44 +121,44 @@ class CompiledWaveform:
         for upsample, units in self._blocks:
             rows *= upsample.stride
             channels = units[0][0].channels
-            stream = self._workspace.rows("residual", streams, rows, channels, torch.float32).data_ptr()
+            stream = self._workspace.rows("residual", streams, rows, channels, torch.float32)
             source, target = target, inputs.begin(rows)
-            self._convolve(upsample, source, Target(None, stream, rows * channels), target)
+            self._convolve(upsample, source, Target(out=stream), target)
             for dilated, project in units:
                 source, target = target, inputs.begin(rows)
                 # Of what the last unit adds up, only the activated form is needed.
                 out = None if dilated is units[-1][0] else stream
-                self._unit(dilated, project, source, Target(stream, out, rows * channels), target)
+                self._unit(dilated, project, source, Target(stream, out), target)
         return self._sound(target)
 
-    def _sequence(self) -> list[PackedConvolution]:
+    def _sequence(self) -> list[_Layer]:
         """The convolutions over more than one row, in the order of computation."""
         blocks = [
-            packed for upsample, units in self._blocks for packed in (upsample, *(unit[0] for unit in units))
+            layer for upsample, units in self._blocks for layer in (upsample, *(unit[0] for unit in units))
         ]
         return [self._enter, *blocks, self._leave]
 
-    def _convolve(self, packed: PackedConvolution, source: _Input, target: Target, following: _Input) -> None:
-        following.aim(target)
-        self._kernels.convolve(packed, source.complete(), target)
+    def _convolve(self, layer: _Layer, source: _Input, target: Target, following: _Input) -> None:
+        target.activated = following.fresh
+        self._kernels.convolve(layer.packed, source.complete(), target)
 
     def _unit(
-        self,
-        dilated: PackedConvolution,
-        project: PackedConvolution,
-        source: _Input,
-        target: Target,
-        following: _Input,
+        self, dilated: _Layer, project: _Layer, source: _Input, target: Target, following: _Input
     ) -> None:
-        following.aim(target)
+        target.activated = following.fresh
         streams, rows, channels = source.fresh.shape
         between = self._workspace.rows("between", streams, rows, channels, self._kernels.dtype)
-        self._kernels.unit(dilated, project, source.complete(), target, between)
+        self._kernels.unit(dilated.packed, project.packed, source.complete(), target, between)
 
     def _sound(self, source: _Input) -> Tensor:
-        sound = torch.empty(source.fresh.shape[:2])
-        self._kernels.leave(self._leave, source.complete(), sound)
+        rows = source.complete()
+        sound = torch.empty(source.fresh.shape[:2], device=rows.device)
+        self._kernels.leave(self._leave.packed, rows, sound)
         return sound
+
+
+def _layer(convolution: Product, packed: Any) -> _Layer:
+    return _Layer(packed, convolution.history, convolution.channels, convolution.stride)
 
 
 class _Input:
@@ -107,15 +169,10 @@ class _Input:
         self.fresh = rows[:, history.shape[1] :]
         rows[:, : history.shape[1]].copy_(history)
 
-    def aim(self, target: Target) -> None:
-        """Have the convolution before write its activated result here."""
-        target.activated, target.activated_step = self.fresh.data_ptr(), self.rows.stride(0)
-
-    def complete(self) -> tuple[int, int, int, int]:
-        """Where the rows lie, once the fresh ones are written; the newest are kept for the next call."""
+    def complete(self) -> Tensor:
+        """All rows, once the fresh ones are written; the newest are kept for the next call."""
         self._history.copy_(self.rows[:, self.rows.shape[1] - self._history.shape[1] :])
-        streams, rows, _ = self.fresh.shape
-        return self.rows.data_ptr(), self.rows.stride(0), streams, rows
+        return self.rows
 
 
 class _Inputs:
@@ -124,7 +181,7 @@ class _Inputs:
     def __init__(
         self,
         workspace: _Workspace,
-        sequence: list[PackedConvolution],
+        sequence: list[_Layer],
         histories: list[Tensor],
         streams: int,
         dtype: torch.dtype,
@@ -134,7 +191,7 @@ class _Inputs:
 
     def begin(self, rows: int) -> _Input:
         """The next convolution's input, for ``rows`` rows that are about to be written."""
-        index, (packed, history) = next(self._coming)
+        index, (layer, history) = next(self._coming)
         name = "even" if index % 2 == 0 else "odd"
-        size = packed.history + rows
-        return _Input(self._workspace.rows(name, self._streams, size, packed.channels, self._dtype), history)
+        size = layer.history + rows
+        return _Input(self._workspace.rows(name, self._streams, size, layer.channels, self._dtype), history)

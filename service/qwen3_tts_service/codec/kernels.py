@@ -15,10 +15,12 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .compiled_waveform import NotCompiled, Target
 from .weights import Convolution, Snake
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -33,10 +35,6 @@ _FLAGS = (
     "-fopenmp",
 )
 _BUILD_LIMIT_S = 120
-
-
-class NotCompiled(Exception):
-    """There is no compiled way on this host; the message says why."""
 
 
 def default_directory() -> Path:
@@ -106,13 +104,34 @@ class _Convolution(ctypes.Structure):
     )
 
 
-class Target(ctypes.Structure):
+class _Target(ctypes.Structure):
     _fields_ = (
         ("residual", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("out_step", ctypes.c_int64),
         ("activated", ctypes.c_void_p),
         ("activated_step", ctypes.c_int64),
+    )
+
+
+def _target(target: Target) -> Any:
+    """By reference, as the library takes it; None is a null pointer."""
+
+    def address(tensor: Tensor | None) -> int | None:
+        return None if tensor is None else tensor.data_ptr()
+
+    def step(tensor: Tensor | None) -> int:
+        return 0 if tensor is None else tensor.stride(0)
+
+    sums = target.residual if target.out is None else target.out
+    return ctypes.byref(
+        _Target(
+            address(target.residual),
+            address(target.out),
+            step(sums),
+            address(target.activated),
+            step(target.activated),
+        )
     )
 
 
@@ -168,14 +187,12 @@ class PackedConvolution:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """As :meth:`Convolution.__call__`, through the kernels."""
+        fresh = rows.shape[1] - self.history
+        out = torch.empty(rows.shape[0], fresh, self.structure.width, dtype=rows.dtype)
+        source, activated = rows.contiguous(), out
         if self.taps == 1:  # one long stream: rows of different streams are neighbours
-            streams, fresh, source = 1, rows.shape[0] * rows.shape[1], rows.contiguous()
-        else:
-            streams, fresh, source = rows.shape[0], rows.shape[1] - self.history, rows.contiguous()
-        out = torch.empty(rows.shape[0], rows.shape[1] - self.history, self.structure.width, dtype=rows.dtype)
-        target = Target(activated=out.data_ptr(), activated_step=fresh * self.structure.width)
-        place = source.data_ptr(), source.stride(0), streams, fresh
-        self._kernels.convolve(self, place, target)
+            source, activated = source.flatten(0, 1)[None], out.flatten(0, 1)[None]
+        self._kernels.convolve(self, source, Target(activated=activated))
         return out
 
 
@@ -213,48 +230,60 @@ class Kernels:
         if not error <= limit:
             raise NotCompiled(f"the built kernels are off by {error:.1e} where {limit:.0e} is rounding")
 
-    def convolve(self, packed: PackedConvolution, source: _Place, target: Target) -> None:
+    def pack(self, convolution: Convolution, then: Snake | None = None) -> PackedConvolution:
+        return PackedConvolution(convolution, self, then)
+
+    def pack_last(self, convolution: Convolution) -> PackedConvolution:
+        return PackedConvolution(convolution, self, packed=False)
+
+    def convolve(self, packed: PackedConvolution, source: Tensor, target: Target) -> None:
         self._library.codec_convolve(
-            self._bfloat, ctypes.byref(packed.structure), *_rows(source), ctypes.byref(target), _threads()
+            self._bfloat,
+            ctypes.byref(packed.structure),
+            *_rows(source, packed),
+            _target(target),
+            _threads(),
         )
 
     def unit(
         self,
         dilated: PackedConvolution,
         project: PackedConvolution,
-        source: _Place,
+        source: Tensor,
         target: Target,
         between: Tensor,
     ) -> None:
-        """Both, one after the other; ``between`` [streams, rows, channels] is room for what lies between them."""
         self._library.codec_unit(
             self._bfloat,
             ctypes.byref(dilated.structure),
             ctypes.byref(project.structure),
-            *_rows(source),
-            ctypes.byref(target),
+            *_rows(source, dilated),
+            _target(target),
             ctypes.c_void_p(between.data_ptr()),
             _threads(),
         )
 
-    def leave(self, packed: PackedConvolution, source: _Place, sound: Tensor) -> None:
-        """To one channel [streams, rows], clamped to [-1, 1]."""
+    def leave(self, packed: PackedConvolution, source: Tensor, sound: Tensor) -> None:
         self._library.codec_leave(
             self._bfloat,
             ctypes.byref(packed.structure),
-            *_rows(source),
+            *_rows(source, packed),
             ctypes.c_void_p(sound.data_ptr()),
             _threads(),
         )
 
 
-#: Where rows lie: address, elements from stream to stream, streams, rows that are computed of each.
-_Place = tuple[int, int, int, int]
-
-
-def _rows(place: _Place) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]:
-    address, step, streams, rows = place
-    return ctypes.c_void_p(address), ctypes.c_int64(step), ctypes.c_int64(streams), ctypes.c_int64(rows)
+def _rows(
+    source: Tensor, packed: PackedConvolution
+) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]:
+    """Where rows lie: address, elements from stream to stream, streams, rows that are computed of each."""
+    streams, rows, _ = source.shape
+    return (
+        ctypes.c_void_p(source.data_ptr()),
+        ctypes.c_int64(source.stride(0)),
+        ctypes.c_int64(streams),
+        ctypes.c_int64(rows - packed.history),
+    )
 
 
 def _threads() -> ctypes.c_int:

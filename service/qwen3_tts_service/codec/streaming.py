@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ..errors import EngineError
 from . import layers
-from .compiled_waveform import CompiledWaveform
-from .kernels import Kernels, NotCompiled, PackedConvolution, default_directory
+from .captured import CapturedDecodes
+from .compiled_waveform import CompiledWaveform, NotCompiled, WaveformKernels
+from .kernels import Kernels, default_directory
 from .transformer import transform
 from .weights import DecoderWeights, Product, fold, replace_products
 
@@ -31,6 +32,11 @@ log = logging.getLogger(__name__)
 
 #: Frames computed at a time within a call: activations of more would leave the processor's caches.
 PIECE_FRAMES = 16
+#: On a GPU, of the waveform part and of all streams together: enough to keep it busy, and some 100 MB for each
+#: kind of activation.
+GPU_PIECE_FRAMES = 128
+
+Way = Literal["captured", "compiled", "eager"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +64,15 @@ class StreamingDecoder:
     """Decodes code frames of many streams over the weights of upstream's decoder.
 
     ``upstream`` is a ``Qwen3TTSTokenizerV2Decoder``; its weights are copied into other forms and it is not used
-    afterwards. One thread at a time may call :meth:`decode`, with as many cores as torch has threads. On the CPU
-    the waveform part runs through kernels compiled for its processor, kept in the directory ``kernels``
-    (:func:`.kernels.default_directory` unless given); ``way`` says what came of it, ``reason`` why not.
+    afterwards. One thread at a time may call :meth:`decode`, with as many cores as torch has threads. Products
+    run through kernels compiled for the processor, kept in the directory ``kernels``
+    (:func:`.kernels.default_directory` unless given), or for the GPU, where :meth:`prepare` captures whole decodes.
+    ``way`` says what came of it, ``reason`` why it is not the fastest of the device.
 
     Raises CheckpointError when the decoder is built in a way that this class does not know.
     """
 
-    way: Literal["eager", "compiled"]
+    way: Way
     reason: str
 
     def __init__(
@@ -94,23 +101,70 @@ class StreamingDecoder:
         )
         if compile:
             weights = self._compiled(weights, kernels or default_directory())
+        self._captured: CapturedDecodes | None = None
         self._codebooks, self._pre, self._transformer = weights.codebooks, weights.pre, weights.transformer
         self._upsamples = weights.upsamples
 
     def _compiled(self, weights: DecoderWeights, directory: Path) -> DecoderWeights:
         """Take the compiled way where there is one, and say why where there is none."""
-        if self.device.type != "cpu":
-            self.reason = "kernels are compiled for the CPU only"
-            return weights
         try:
-            kernels = Kernels(self.dtype, directory)
+            kernels = self._kernels(directory)
+            waveform = CompiledWaveform(weights.waveform, kernels, self.device)
+            replaced = replace_products(weights, kernels.pack)
         except NotCompiled as error:
             self.reason = str(error)
             log.warning("the codec computes without compiled kernels: %s", error)
             return weights
         self.way, self.reason = "compiled", ""
-        self._waveform = CompiledWaveform(weights.waveform, kernels)
-        return replace_products(weights, lambda convolution: PackedConvolution(convolution, kernels))
+        self._waveform = waveform
+        return replaced
+
+    def _kernels(self, directory: Path) -> WaveformKernels:
+        if self.device.type == "cpu":
+            return Kernels(self.dtype, directory)
+        # Here, because Triton is only there where torch was built for a GPU.
+        try:
+            from .gpu_kernels import GPUKernels
+        except ImportError as error:
+            raise NotCompiled(f"no Triton: {error}") from error
+        return GPUKernels(self.dtype, self.device)
+
+    def prepare(self, shapes: Sequence[tuple[int, int]]) -> None:
+        """Set up what decodes of (batch, frames) in ``shapes`` need, on the thread and stream that will decode.
+
+        On a GPU each becomes a graph; where that fails they are launched kernel by kernel, and ``reason`` says why.
+        """
+        if self.device.type == "cpu" or self.way == "eager":
+            return
+        captured = CapturedDecodes(
+            lambda codes, memory, position: self._decode(codes, DecoderState(memory, position)),
+            codebooks=self.codebooks,
+            size=self._state_size,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        try:
+            with torch.no_grad():
+                captured.capture(shapes)
+                self._compare(captured, shapes)
+        except Exception as error:  # noqa: BLE001
+            # Whatever a driver raises, and NotCompiled: kernels one by one are there for it.
+            self.reason = " ".join(f"not captured: {type(error).__name__}: {error}".split())
+            log.warning("decodes are launched kernel by kernel: %s", self.reason)
+        else:
+            self.way, self._captured = "captured", captured
+
+    def _compare(self, captured: CapturedDecodes, shapes: Sequence[tuple[int, int]]) -> None:
+        """Every graph beside the same program launched by the host: the same kernels, so the same sound."""
+        for batch, frames in shapes:
+            draw = torch.Generator().manual_seed(frames)
+            codes = torch.randint(self.codebook_size, (2, batch, self.codebooks, frames), generator=draw)
+            by_graph, by_host = self.new_state(batch), self.new_state(batch)
+            for part in codes.to(self.device):
+                got = captured.decode(part, [by_graph.memory], [by_graph.position])
+                wanted = self._decode(part, by_host)
+            if got is None or not torch.equal(got, wanted):
+                raise NotCompiled(f"the graph of {batch} streams and {frames} frames makes another sound")
 
     def new_state(self, batch: int = 1) -> DecoderState:
         """State of ``batch`` streams before their first frame."""
@@ -134,19 +188,9 @@ class StreamingDecoder:
         self._check(codes, sum(state.batch for state in members))
         codes = codes.to(self.device, torch.int64)
         with torch.no_grad():
-            if len(members) == 1:
-                sound = self._decode(codes, members[0])
-            else:
-                together = DecoderState(
-                    torch.cat([state.memory for state in members]),
-                    torch.cat([state.position for state in members]),
-                )
-                sound = self._decode(codes, together)
-                batches = [state.batch for state in members]
-                parts = torch.split(together.memory, batches), torch.split(together.position, batches)
-                for state, memory, position in zip(members, *parts, strict=True):
-                    state.memory.copy_(memory)
-                    state.position.copy_(position)
+            sound = self._by_graph(codes, members)
+            if sound is None:
+                sound = self._together(codes, members)
         expected = (codes.shape[0], codes.shape[2] * self.samples_per_frame)
         if tuple(sound.shape) != expected:
             raise EngineError(f"the codec made {tuple(sound.shape)} samples for {expected}")
@@ -163,17 +207,25 @@ class StreamingDecoder:
         self._check(codes, sum(state.batch for state in members))
         codes = codes.to(self.device, torch.int64)
         with torch.no_grad():
-            together = DecoderState(
-                torch.cat([state.memory for state in members]),
-                torch.cat([state.position for state in members]),
-            )
+            together = _joined(members)
             for piece in torch.split(codes, PIECE_FRAMES, dim=-1):
                 self._latents(piece, together, self._views(together.memory))
-            batches = [state.batch for state in members]
-            parts = torch.split(together.memory, batches), torch.split(together.position, batches)
-            for state, memory, position in zip(members, *parts, strict=True):
-                state.memory.copy_(memory)
-                state.position.copy_(position)
+            _give_back(together, members)
+
+    def _by_graph(self, codes: Tensor, members: list[DecoderState]) -> Tensor | None:
+        if self._captured is None:
+            return None
+        return self._captured.decode(
+            codes, [state.memory for state in members], [state.position for state in members]
+        )
+
+    def _together(self, codes: Tensor, members: list[DecoderState]) -> Tensor:
+        if len(members) == 1:
+            return self._decode(codes, members[0])
+        together = _joined(members)
+        sound = self._decode(codes, together)
+        _give_back(together, members)
+        return sound
 
     def _check(self, codes: Tensor, streams: int) -> None:
         if codes.dim() != 3 or codes.shape[1] != self.codebooks or codes.shape[2] < 1:
@@ -196,7 +248,12 @@ class StreamingDecoder:
     def _piece(self, codes: Tensor, state: DecoderState) -> Tensor:
         """Pure tensor code on fixed shapes: [batch, codebooks, frames] to [batch, samples]."""
         views = self._views(state.memory)
-        return self._waveform(self._latents(codes, state, views), list(views))
+        latents, rest = self._latents(codes, state, views), list(views)
+        if self.device.type == "cpu":
+            return self._waveform(latents, rest)
+        frames = max(1, GPU_PIECE_FRAMES // state.batch)
+        rows = latents.shape[1] // codes.shape[2] * frames
+        return torch.cat([self._waveform(part, rest) for part in torch.split(latents, rows, dim=1)], dim=-1)
 
     def _latents(self, codes: Tensor, state: DecoderState, views: Iterator[Tensor]) -> Tensor:
         """What the waveform part reads [batch, rows, channels]; takes its own part of ``views``."""
@@ -219,6 +276,22 @@ class StreamingDecoder:
             part = memory[:, start : start + rows * channels]
             yield part.view(memory.shape[0], rows, channels)
             start += rows * channels
+
+
+def _joined(members: list[DecoderState]) -> DecoderState:
+    """Their streams side by side, as a copy."""
+    return DecoderState(
+        torch.cat([state.memory for state in members]), torch.cat([state.position for state in members])
+    )
+
+
+def _give_back(together: DecoderState, members: list[DecoderState]) -> None:
+    """Move ``members`` on to where their copy has come."""
+    batches = [state.batch for state in members]
+    parts = torch.split(together.memory, batches), torch.split(together.position, batches)
+    for state, memory, position in zip(members, *parts, strict=True):
+        state.memory.copy_(memory)
+        state.position.copy_(position)
 
 
 def _convolutions(weights: DecoderWeights) -> Iterator[Product]:

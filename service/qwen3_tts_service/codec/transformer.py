@@ -44,6 +44,8 @@ def _seen(position: Tensor, frames: int, window: int) -> Tensor:
 
 def _normed(x: Tensor, epsilon: float) -> Tensor:
     wide = x.float()
+    if x.is_cuda:  # where each operation is a launch
+        return fn.rms_norm(wide, wide.shape[-1:], eps=epsilon).to(x.dtype)
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)).to(x.dtype)
 
 
@@ -66,11 +68,14 @@ def _attend(
     def heads_first(rows: Tensor) -> Tensor:
         return rows.view(*rows.shape[:2], -1, weights.head_dim).transpose(1, 2)
 
-    query_width, kept_width = weights.heads * weights.head_dim, weights.kv_heads * weights.head_dim
-    widths = (query_width, kept_width, kept_width)
-    query, key, value = torch.split_with_sizes(layer.qkv(x), widths, dim=-1)
-    query = _rotated(heads_first(query), cosine, sine)
-    key = _rotated(heads_first(key), cosine, sine).transpose(1, 2).flatten(2)
+    kept_width = weights.kv_heads * weights.head_dim
+    turned, value = torch.split_with_sizes(
+        layer.qkv(x), (weights.heads * weights.head_dim + kept_width, kept_width), dim=-1
+    )
+    query, key = torch.split_with_sizes(
+        _rotated(heads_first(turned), cosine, sine), (weights.heads, weights.kv_heads), dim=1
+    )
+    key = key.transpose(1, 2).flatten(2)
     all_keys, all_values = heads_first(with_history(key, keys)), heads_first(with_history(value, values))
     mixed = fn.scaled_dot_product_attention(
         query, all_keys, all_values, attn_mask=seen, enable_gqa=weights.heads != weights.kv_heads

@@ -50,6 +50,9 @@ class Decoder(Protocol):
     def reach(self) -> int:
         """How many frames before the first one that is listened to must be decoded and not only heard."""
 
+    def prepare(self, shapes: Sequence[tuple[int, int]]) -> None:
+        """Set up what decodes of (batch, frames) in ``shapes`` need."""
+
     def new_state(self, batch: int = 1) -> Any:
         """The state of a stream before its first frame."""
 
@@ -201,6 +204,7 @@ class CodecWorker:
                 pass
 
     def _warm_up(self) -> None:
+        self._decoder.prepare(self.shapes)
         for shape in self.shapes:
             codes = np.zeros((16, shape.frames), np.int32)
             # What is set up at first use, such as scratch memory and thread pools, is not in the last run.

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from ..bench.report import Report
 
 #: What can be measured -> the module under ``bench/`` that does it.
-_SUITES = {"engine": "engine_suite", "codec": "codec_suite", "serve": "serve_suite", "overload": "overload"}
+_SUITES = {
+    "engine": "engine_suite",
+    "codec": "codec_suite",
+    "serve": "serve_suite",
+    "overload": "overload",
+    "rate": "request_rate",
+}
 
 
 def _one_of(suite: str | None, placement: bool, original: bool, soak: float | None) -> str:
@@ -39,7 +45,7 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
     "--suite",
     type=click.Choice(tuple(_SUITES)),
     help="engine: frames; codec: decoding; serve: the HTTP service with streaming clients; overload: the HTTP service "
-    "with 64 clients that ask for twice of what it can.",
+    "with 64 clients that ask for twice of what it can; rate: how many requests a second it serves without delay.",
 )
 @click.option(
     "--placement",
@@ -60,6 +66,13 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
     help="int8: the engine suite measures speed and errors of rounded matrices beside the checkpoint's.",
 )
 @click.option("--codec-device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
+@click.option(
+    "--codec-dtype",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the service that the serve, overload and rate suites start.",
+)
 @click.option("--cpu-threads", type=click.IntRange(0), default=0, show_default="torch's choice")
 @click.option(
     "--fastest-way",
@@ -108,6 +121,14 @@ def _one_of(suite: str | None, placement: bool, original: bool, soak: float | No
     default=300.0,
     show_default=True,
     help="How long the overload suite asks for too much.",
+)
+@click.option(
+    "--rate-seconds",
+    "rate_s",
+    type=click.FloatRange(5),
+    default=15.0,
+    show_default=True,
+    help="How long the rate suite asks at each rate.",
 )
 @click.option(
     "--upstream/--no-upstream", default=True, show_default=True, help="Run upstream's code beside ours."

@@ -90,9 +90,9 @@ class SharedCodec:
             compile=self._compile,
             kernels=self._kernels,
         )
-        self.way, self.reason = decoder.way, decoder.reason
         worker = CodecWorker(decoder, threads=self._threads, on_device_fault=self._on_device_fault)
         worker.start()
+        self.way, self.reason = decoder.way, decoder.reason
         return worker
 
 
