@@ -14,6 +14,7 @@ The cache is flat, so it serves as ``tts_runtime_wheelhouse`` on a host as it is
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import shutil
 import sys
@@ -108,12 +109,14 @@ def _download(group: dict[str, Any], missing: list[Any], python: str, cache: Pat
 
 
 def fill_all(groups: list[dict[str, Any]], python: str, cache: Path) -> None:
-    """Fill the cache with every group, and say what it took."""
+    """Fill the cache with every group, and say what it took; another process that fills it is waited for."""
     cache.mkdir(parents=True, exist_ok=True)
-    for group in groups:
-        began = time.monotonic()
-        fetched = fill(group, python, cache)
-        print(f"wheels: {group['name']}: {fetched} fetched, {time.monotonic() - began:.1f} s", flush=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for group in groups:
+            began = time.monotonic()
+            fetched = fill(group, python, cache)
+            print(f"wheels: {group['name']}: {fetched} fetched, {time.monotonic() - began:.1f} s", flush=True)
 
 
 def main() -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import paths
+from . import packages, paths
 from .errors import RigError
 
 #: Command -> the Debian package that has it.
@@ -130,33 +129,6 @@ def tun() -> Missing | None:
 PROBES: tuple[Callable[[], Missing | None], ...] = (namespaces, overlay, cgroup, tun)
 
 
-def missing_packages() -> list[str]:
-    """The Debian packages whose commands are not on PATH."""
-    return sorted({package for command, package in COMMANDS.items() if shutil.which(command) is None})
-
-
-def install_packages() -> None:
-    """Install what is missing, and touch nothing when nothing is.
-
-    Raises:
-        RigError: not a Debian family machine, or apt failed.
-    """
-    packages = missing_packages()
-    if not packages:
-        return
-    if shutil.which("apt-get") is None:
-        raise RigError(f"please install {', '.join(packages)}: the rig does it itself only where apt-get is")
-    print(f"installing {', '.join(packages)}", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages],
-    ):
-        attempt = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if attempt.returncode:
-            raise RigError(f"{' '.join(command)} failed:\n{attempt.stdout[-1000:]}{attempt.stderr[-1000:]}")
-
-
 def missing() -> list[Missing]:
     """Everything that is missing, not only the first thing."""
     not_root = root_user()
@@ -174,7 +146,7 @@ def require() -> None:
     not_root = root_user()
     if not_root is not None:
         raise RigError(f"this machine cannot boot a test host. Missing:\n  {not_root}")
-    install_packages()
+    packages.install(COMMANDS)
     found = missing()
     if found:
         listed = "\n".join(f"  {one}" for one in found)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from . import capabilities, cgroup, image, paths, record
@@ -22,13 +20,9 @@ SOCKETS = Path("/run/qwen3-tts-rig")
 BOOT_S = 300
 
 
-@contextlib.contextmanager
-def locked(host: record.Host) -> Iterator[None]:
+def lock_file(host: record.Host) -> Path:
     """Only one ``up`` or ``down`` of a host at a time."""
-    host.directory.parent.mkdir(parents=True, exist_ok=True)
-    with (host.directory.parent / f".{host.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return host.directory.parent / f".{host.name}.lock"
 
 
 def up(alias: str, suite: str, binds: tuple[tuple[str, str], ...] = ()) -> record.Host:
@@ -41,7 +35,7 @@ def up(alias: str, suite: str, binds: tuple[tuple[str, str], ...] = ()) -> recor
     capabilities.require()
     request = record.Request(str(image.ensure(suite)), binds)
     host = record.named(alias)
-    with locked(host):
+    with paths.locked(lock_file(host)):
         if host.running() and host.request() == request and answers(host):
             return host
         remove(host)
@@ -58,10 +52,10 @@ def up(alias: str, suite: str, binds: tuple[tuple[str, str], ...] = ()) -> recor
 def down(alias: str) -> bool:
     """Stop the host and remove all of it; False when there was none."""
     host = record.named(alias)
-    with locked(host):
+    with paths.locked(lock_file(host)):
         existed = host.directory.exists()
         remove(host)
-    (host.directory.parent / f".{host.name}.lock").unlink(missing_ok=True)
+    lock_file(host).unlink(missing_ok=True)
     return existed
 
 

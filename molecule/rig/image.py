@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -99,9 +98,7 @@ def ensure(suite: str) -> Path:
     if suite not in SUITES:
         raise RigError(f"no image recipe for {suite!r}; there are {', '.join(SUITES)}")
     directory = paths.images() / f"{suite}-{recipe_digest(suite)}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with (directory.parent / f"{suite}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second caller waits, then finds the image
+    with paths.locked(directory.parent / f"{suite}.lock"):  # a second caller waits, then finds the image
         if not directory.is_dir():
             build(suite, directory)
     return directory

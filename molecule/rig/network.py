@@ -6,7 +6,6 @@ goes away with the namespace, and the namespace with the process that holds it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import paths
 from .errors import RigError
 
 #: Set aside for tests of network equipment (RFC 2544), so no real network is shadowed.
@@ -62,9 +62,7 @@ def connect(holder: int) -> Link:
     The number of the subnet is the number in the interface's name. Which are free is asked of the kernel
     under a lock that the whole machine shares, so hosts of other checkouts and caches never clash.
     """
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with paths.locked(LOCK):
         taken = {name for _, name in socket.if_nameindex()}
         number = next((one for one in range(1, 255) if f"{PREFIX}{one}" not in taken), None)
         if number is None:

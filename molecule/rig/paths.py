@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -32,3 +35,12 @@ def hosts() -> Path:
 def checkout_name(name: str) -> str:
     """``name`` made unique for this checkout, so that two checkouts can test side by side."""
     return f"{name}-{hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:6]}"
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Only one process at a time inside the block, of all that name this lock file; a second one waits."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import paths, vm_image, vm_machine
+from . import packages, paths, vm_image, vm_machine
 from .errors import RigError
 
 #: Where :func:`main` looks when ``--acceleration`` is not given.
@@ -35,7 +35,7 @@ def up(name: str, recipe: vm_image.Recipe, memory_mib: int, acceleration: str) -
     Raises:
         RigError: something is missing or the guest does not boot; then nothing is left behind.
     """
-    vm_machine.require_tools()
+    packages.install(vm_machine.COMMANDS)
     down(name)
     built = vm_image.ensure(recipe)
     if acceleration != "auto":

@@ -6,7 +6,6 @@ is installed by the guest itself, in a first boot that takes kernel and initial 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -107,9 +106,7 @@ def ensure(recipe: Recipe) -> Image:
         RigError: mmdebstrap, the file system tools or the first boot failed.
     """
     directory = paths.images() / f"vm-{recipe.suite}-{recipe.digest()}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with (directory.parent / f"vm-{recipe.suite}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with paths.locked(directory.parent / f"vm-{recipe.suite}.lock"):
         if not directory.is_dir():
             build(recipe, directory)
     return Image(directory)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,28 +59,6 @@ class Machine:
     @property
     def console(self) -> Path:
         return self.directory / "console.log"
-
-
-def require_tools() -> None:
-    """Install the commands that are missing, where apt-get can.
-
-    Raises:
-        RigError: a command is missing and cannot be installed.
-    """
-    packages = sorted({package for name, package in COMMANDS.items() if shutil.which(name) is None})
-    if not packages:
-        return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise RigError(
-            f"please install {', '.join(packages)}: the rig does it itself only as root with apt-get"
-        )
-    print(f"installing {', '.join(packages)}", file=sys.stderr, flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
-    for words in (["apt-get", "update", "-q"], install):
-        attempt = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-        if attempt.returncode:
-            raise RigError(f"{' '.join(words)} failed:\n{attempt.stdout[-1000:]}{attempt.stderr[-1000:]}")
 
 
 def free_port() -> int:
