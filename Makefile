@@ -24,7 +24,7 @@ controller:
 	@$(PYTHON) tools/venv.py .venv-ansible --lock controller
 
 check: venv
-	$(PYTHON) tools/suites.py lint unit
+	$(PYTHON) tools/suites.py measuring unit lint
 
 test: venv
 	$(PYTHON) tools/suites.py

@@ -143,6 +143,7 @@ def test_streamed_sound_is_the_references(engine: StreamingEngine, reference: Re
     assert {utterance.finish for utterance in utterances} == {"stop", "length"}
 
 
+@pytest.mark.measuring
 def test_sound_leaves_while_frames_are_made(engine: StreamingEngine) -> None:
     """The time of a request tends to the longer of talking and decoding, not to their sum."""
     utterance = begin(engine, LONG)
@@ -183,6 +184,7 @@ def busy(engine: StreamingEngine) -> int:
     return engine.stats().frames.busy
 
 
+@pytest.mark.measuring
 @pytest.mark.parametrize("way", ["cancel", "the client is gone"])
 def test_a_cancelled_request_frees_its_slot_within_two_frames(engine: StreamingEngine, way: str) -> None:
     gone = threading.Event()

@@ -185,6 +185,7 @@ def test_an_error_frees_the_place(fault: Exception) -> None:
     assert speak(synthesis).audio_s == pytest.approx(0.1)
 
 
+@pytest.mark.measuring
 def test_the_deadline_counts_the_time_in_the_queue() -> None:
     engine = StandInEngine()
     synthesis = Synthesis(engine, limits=Limits(1), streams=1)

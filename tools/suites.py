@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Run the test suites and print how long each took: one after the other, but for those in :data:`BESIDE`.
+"""Run the test suites, two at a time but for those in :data:`ALONE`, and print how long each took.
 
 ``tools/suites.py`` runs everything, ``tools/suites.py lint unit`` runs those two. A suite that fails does
-not stop the others; the exit status is 1 when any failed. What a suite prints is also kept in
-``build/suites/SUITE.log``, and what a failed one printed last is printed again at the end. Standard library only.
+not stop the others; the exit status is 1 when any failed. The output of one of the two is shown as it comes,
+the other's when that suite has ended. All of it is kept in ``build/suites/SUITE.log``, and what a failed suite
+printed last is printed again at the end. Standard library only.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import select
@@ -15,6 +17,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +29,17 @@ PYTHON = ".venv/bin/python"
 ANSIBLE = ".venv-ansible/bin"
 UNIT = f"{PYTHON} -m pytest -q --durations=5 --ignore=tests/sitepatches --ignore=tests/demo"
 
-#: Suite -> its commands, in order. Each is run from the repository's root.
+#: Suite -> its commands, in order. Each is run from the repository's root. Suites are begun in this order: the longest
+#: first, so that the last two end nearly together.
 SUITES: dict[str, tuple[str, ...]] = {
+    "measuring": (f"{UNIT} -m measuring",),
+    "unit": (f"{UNIT} -m 'not slow and not measuring'",),
+    "slow": (f"{UNIT} -m 'slow and not measuring'",),
+    "default": (f"{ANSIBLE}/molecule test -s default",),
+    "kernel": (f"{ANSIBLE}/molecule test -s kernel",),
+    "demo": (f"{PYTHON} -m pytest -q -s tests/demo",),
+    "patches": (f"{PYTHON} -m pytest -q --durations=5 tests/sitepatches",),
+    "debian13": (f"{ANSIBLE}/molecule test -s debian13",),
     "lint": (
         f"{PYTHON} -m ruff check .",
         f"{PYTHON} -m ruff format --check .",
@@ -35,18 +47,10 @@ SUITES: dict[str, tuple[str, ...]] = {
         f"{ANSIBLE}/ansible-lint --offline --profile production",
         f"{PYTHON} tools/variables.py --check",
     ),
-    "unit": (f"{UNIT} -m 'not slow'",),
-    "slow": (f"{UNIT} -m slow",),
-    "patches": (f"{PYTHON} -m pytest -q --durations=5 tests/sitepatches",),
-    "default": (f"{ANSIBLE}/molecule test -s default",),
-    "debian13": (f"{ANSIBLE}/molecule test -s debian13",),
-    "kernel": (f"{ANSIBLE}/molecule test -s kernel",),
-    "demo": (f"{PYTHON} -m pytest -q -s tests/demo",),
 }
 
-#: Suites that only compute, in folders of their own: they run beside the others, one after the other. The others have
-#: servers and deadlines, and on two cores the first of them leave one to spare.
-BESIDE = ("lint", "patches")
+#: What they measure would be another's work, too. All others have a core's worth of work each, or wait for a host.
+ALONE = ("measuring",)
 
 #: A suite, whether it passed, and the seconds that it took.
 Result = tuple[str, bool, float]
@@ -132,17 +136,41 @@ def timed(name: str, terminal: BinaryIO | None) -> Result:
     return name, passed, time.monotonic() - started
 
 
-def tell(result: Result) -> None:
+def tell(result: Result) -> Result:
     """How a suite went."""
     name, passed, seconds = result
     print(f"=== {name}: {'passed' if passed else 'FAILED'} in {seconds:.0f} s", flush=True)
+    return result
 
 
 def tell_whole(result: Result) -> Result:
-    """What a suite that ran beside the others printed, and how it went."""
+    """What a suite printed that was not shown as it came, and how it went."""
     _write((LOGS / f"{result[0]}.log").read_bytes(), sys.stdout.buffer)
-    tell(result)
-    return result
+    return tell(result)
+
+
+def two_at_a_time(names: list[str]) -> list[Result]:
+    """Run these suites; whoever has ended one takes the next, so that no two need to be equally long."""
+    # An iterator gives each name to one of the two threads.
+    waiting, ended, results = iter(names), deque[Result](), list[Result]()
+    first = list(itertools.islice(waiting, 1))
+
+    def beside() -> None:
+        for name in waiting:
+            ended.append(timed(name, None))
+
+    with ThreadPoolExecutor(1) as second:
+        other = second.submit(beside)
+        try:
+            for name in itertools.chain(first, waiting):
+                results.append(tell(timed(name, sys.stdout.buffer)))
+                while ended:
+                    results.append(tell_whole(ended.popleft()))
+        finally:
+            # After an interrupt nobody may begin another.
+            deque(waiting, maxlen=0)
+        other.result()
+    return [*results, *map(tell_whole, ended)]
 
 
 def main(names: list[str]) -> int:
@@ -153,18 +181,9 @@ def main(names: list[str]) -> int:
         return 2
     LOGS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    wanted = names or list(SUITES)
-    aside = [name for name in wanted if name in BESIDE and len(wanted) > 1]
-    results: list[Result] = []
-    with ThreadPoolExecutor(1) as second_core:
-        beside = [second_core.submit(timed, name, None) for name in aside]
-        for name in wanted:
-            if name not in aside:
-                results.append(timed(name, sys.stdout.buffer))
-                tell(results[-1])
-                while beside and beside[0].done():
-                    results.append(tell_whole(beside.pop(0).result()))
-        results += [tell_whole(suite.result()) for suite in beside]
+    wanted = [name for name in SUITES if not names or name in names]
+    results = [tell(timed(name, sys.stdout.buffer)) for name in wanted if name in ALONE]
+    results += two_at_a_time([name for name in wanted if name not in ALONE])
     failed = [name for name, passed, _ in results if not passed]
     for name in failed:
         print(f"\n=== {name} failed; from the end of {LOGS / name}.log:")

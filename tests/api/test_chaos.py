@@ -25,6 +25,8 @@ from stand_in_engine import Service, service
 from .test_metrics import scraped
 from .test_streaming import PIECE, TWO_FRAMES_S, Reader
 
+pytestmark = pytest.mark.measuring
+
 DAY_S = 86_400.0
 
 

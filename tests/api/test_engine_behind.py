@@ -50,6 +50,7 @@ def speak(running: Service, text: str, **fields: object) -> bytes:
     return answer.content
 
 
+@pytest.mark.measuring
 @pytest.mark.parametrize("time_no", range(3))
 def test_whoever_hangs_up_frees_the_slot_within_two_frames(running: Service, time_no: int) -> None:
     reader = Reader(running.port, LONG)
@@ -63,6 +64,7 @@ def test_whoever_hangs_up_frees_the_slot_within_two_frames(running: Service, tim
     assert stats(running).frames - before <= 2
 
 
+@pytest.mark.measuring
 def test_whoever_hangs_up_before_the_first_sound_frees_the_slot_too(running: Service) -> None:
     reader = Reader(running.port, LONG)
     wait_for(lambda: running.lifecycle.main.load.speaking == 1, "it has its turn")

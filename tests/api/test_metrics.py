@@ -173,6 +173,7 @@ def test_a_model_that_does_not_load_is_told_and_tried_again(second: Second) -> N
         assert running.speak("c", model="second").status == 200
 
 
+@pytest.mark.measuring
 def test_whoever_leaves_or_has_no_time_does_not_wait_for_a_load(second: Second) -> None:
     second.loading_s = 2.0
     with service(more=[second.source], request_timeout_s=0.3) as running:

@@ -348,6 +348,7 @@ def test_the_drain_has_an_end(tmp_path: Path) -> None:
         assert "the drain limit is over" in server.log
 
 
+@pytest.mark.measuring
 def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     with serving(tmp_path / "log", program=STEERED, model=tmp_path) as server:
         server.wait_until_ready()

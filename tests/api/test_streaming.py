@@ -21,6 +21,8 @@ from qwen3_tts_service.errors import DeviceFault, EngineError
 from server_process import wait_for
 from stand_in_engine import TONE, Service, service
 
+pytestmark = pytest.mark.measuring
+
 PIECE = pcm.little_endian(pcm.samples(TONE))
 #: Two frames of 80 ms, at the pace at which they are listened to.
 TWO_FRAMES_S = 0.16

@@ -24,6 +24,8 @@ from stand_in_engine import TONE, Service, service
 from .test_metrics import scraped
 from .test_streaming import PIECE, Reader
 
+pytestmark = pytest.mark.measuring
+
 #: A piece of every stream so often, five times as fast as it is listened to, and for how long that is done (seconds).
 PACE_S, LISTENED_S = 0.02, 2.0
 STALLED = 64

@@ -14,6 +14,7 @@ from steered_engine import PACED
 SECONDS = 20.0
 
 
+@pytest.mark.measuring
 @pytest.mark.slow
 def test_what_is_served_is_the_capacity_and_every_key_has_its_share(tmp_path: Path) -> None:
     keys = tmp_path / "keys"

@@ -69,6 +69,7 @@ def test_the_gpu_script_runs_its_parity_part(tiny_checkpoint: Path, tmp_path: Pa
         assert len(report["provenance"]["source_hash"]) == 16
 
 
+@pytest.mark.measuring
 def test_arrivals_are_counted_beside_streams_that_run(base_checkpoint: Path, plan: Plan) -> None:
     kept: list[Report] = []
     settings = replace(plan, checkpoint=base_checkpoint, frames=40, batches=(2,), slot_positions=1024)
@@ -95,6 +96,7 @@ def test_many_requests_leave_their_memory_looked_at(plan: Plan, monkeypatch: pyt
     assert report.facts["frames"] == 5 * 100
 
 
+@pytest.mark.measuring
 def test_gaps_under_load_are_the_servers_and_count_when_all_listen(plan: Plan) -> None:
     report = load.run(replace(plan, frames=40, slot_positions=512))
     alone, clients, noisy = report.tables[0].rows

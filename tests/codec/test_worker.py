@@ -150,6 +150,7 @@ def test_streams_that_are_fresh_together_share_a_batch() -> None:
         assert [(batch, count) for batch, count, _ in decoder.calls] == [(1, 1), (4, 1)]
 
 
+@pytest.mark.measuring
 def test_a_fresh_stream_overtakes_those_that_wait_with_more() -> None:
     decoder = ToyDecoder(frame_s=0.002)
     with running(decoder) as worker:

@@ -15,6 +15,8 @@ from qwen3_tts_service.errors import DeviceFault, Draining
 
 from .device_model import EOS, DeviceModel, Reader, frame_request, undisturbed
 
+pytestmark = pytest.mark.measuring
+
 ENDLESS = 1 << 30
 LIMIT_S = 0.5
 

@@ -10,6 +10,8 @@ import pytest
 
 from qwen3_tts_service.engine.watchdog import Overdue, Watchdog
 
+pytestmark = pytest.mark.measuring
+
 LIMIT_S = 0.2
 
 

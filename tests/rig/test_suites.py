@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -46,27 +48,81 @@ def test_a_failed_suite_is_told_again_at_the_end_and_does_not_stop_the_others(
     assert "the reason" in (runner.LOGS / "broken.log").read_text()
 
 
-def test_what_disturbs_nobody_runs_beside_the_others(
+def test_two_suites_run_at_a_time_and_each_is_told_whole(
     runner: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
     tmp_path: Path,
 ) -> None:
-    """The first waits for what the second one writes: one after the other they would never end."""
+    """The first waits for what the last one writes: with one at a time it would never end."""
     sign = tmp_path / "sign"
     wait = f"import pathlib, time\nwhile not pathlib.Path({str(sign)!r}).exists(): time.sleep(0.01)"
     suites_of_this_test = {
         "meets": (program(f"{wait}\nprint('met')"),),
-        "aside": (program(f"import pathlib; pathlib.Path({str(sign)!r}).touch(); print('wrote')"),),
         "fails": (program("print('why'); raise SystemExit(1)"),),
+        "aside": (program(f"import pathlib; print('wrote'); pathlib.Path({str(sign)!r}).touch()"),),
     }
     monkeypatch.setattr(runner, "SUITES", suites_of_this_test)
-    monkeypatch.setattr(runner, "BESIDE", ("aside", "fails"))
     assert runner.main([]) == 1
     output = capfdbinary.readouterr().out.decode()
-    assert output.index("met\n=== meets: passed") < output.index("wrote\n=== aside: passed")
+    order = ["met\n=== meets: passed", "why\n=== fails: FAILED", "wrote\n=== aside: passed"]
+    assert [text for text in order if text in output] == order
+    assert output.index(order[0]) < output.index(order[1])
     assert "why" in output.splitlines()[-10:]
     assert output.rstrip().endswith("2 passed, 1 failed")
+
+
+def test_nothing_runs_beside_what_measures(
+    runner: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def writes(name: str) -> str:
+        line = f"open({str(tmp_path / 'order')!r}, 'a').write"
+        return program(f"import time; {line}('begin {name} '); time.sleep(0.2); {line}('end {name} ')")
+
+    named = {name: (writes(name),) for name in ("one", "two", "measuring")}
+    monkeypatch.setattr(runner, "SUITES", named)
+    assert runner.main([]) == 0
+    assert "begin measuring end measuring " in (tmp_path / "order").read_text()
+
+
+def test_after_an_interrupt_no_suite_is_begun(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    second_runs, first_gave_up = threading.Event(), threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, *arguments: bool, **options: bool) -> None:
+            first_gave_up.set()
+            super().shutdown(*arguments, **options)
+
+    def timed(name: str, terminal: object) -> tuple[str, bool, float]:
+        begun.append(name)
+        if name == "one":
+            assert second_runs.wait(10)
+            raise KeyboardInterrupt
+        second_runs.set()
+        assert first_gave_up.wait(10)
+        return name, False, 0.0
+
+    monkeypatch.setattr(runner, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(runner, "timed", timed)
+    with pytest.raises(KeyboardInterrupt):
+        runner.two_at_a_time(["one", "two", "three"])
+    assert sorted(begun) == ["one", "two"]
+
+
+@pytest.mark.parametrize("measuring", [False, True])
+@pytest.mark.parametrize("slow", [False, True])
+def test_every_test_is_in_one_suite(slow: bool, measuring: bool) -> None:
+    """Of those that the suites tell apart by a marker."""
+    marked = {"slow": slow, "measuring": measuring}
+    wanted = [
+        words[words.index("-m", 3) + 1]
+        for commands in suites.SUITES.values()
+        for words in map(shlex.split, commands)
+        if "-m" in words[3:]
+    ]
+    assert len(wanted) == 3
+    assert [eval(expression, {}, marked) for expression in wanted].count(True) == 1
 
 
 def test_a_process_that_a_suite_leaves_behind_does_not_hold_the_runner(
