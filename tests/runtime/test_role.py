@@ -126,17 +126,6 @@ def test_a_second_run_changes_nothing(rolled_out: Host, mode: list[str]) -> None
     assert len(rolled_out.releases) == 1
 
 
-def test_an_unmarked_release_is_built_again_from_nothing(rolled_out: Host) -> None:
-    (release,) = rolled_out.releases
-    (release / "release.json").unlink()
-    (release / "left-over").write_text("of an interrupted build")
-    status, recap, output = rolled_out.run()
-    assert status == 0, output
-    assert recap["changed"] >= 1
-    assert (release / "release.json").is_file()
-    assert not (release / "left-over").exists()
-
-
 def test_a_failed_build_is_said_and_never_marked(host: Host) -> None:
     empty = host.folder / "empty"
     empty.mkdir()
