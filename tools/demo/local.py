@@ -22,7 +22,8 @@ from rig import paths
 from . import speech
 from .steps import DemoError, Steps, note
 
-LOADING_S = 180
+#: The frames are compiled first: minutes on a busy machine, as systemd grants them to the unit.
+LOADING_S = 900
 STOPPING_S = 70
 
 
