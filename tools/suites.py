@@ -29,17 +29,18 @@ PYTHON = ".venv/bin/python"
 ANSIBLE = ".venv-ansible/bin"
 UNIT = f"{PYTHON} -m pytest -q --durations=5 --ignore=tests/sitepatches --ignore=tests/demo"
 
-#: Suite -> its commands, in order. Each is run from the repository's root. Suites are begun in this order: the longest
-#: first, so that the last two end nearly together.
+#: Suite -> its commands, in order. Each is run from the repository's root. Suites are begun in this order: beside the
+#: unit tests the hosts, which wait most of the time; what compiles on both cores (``slow``) has the least beside it;
+#: short ones last, so that the last two end nearly together.
 SUITES: dict[str, tuple[str, ...]] = {
     "measuring": (f"{UNIT} -m measuring",),
     "unit": (f"{UNIT} -m 'not slow and not measuring'",),
-    "slow": (f"{UNIT} -m 'slow and not measuring'",),
     "default": (f"{ANSIBLE}/molecule test -s default",),
     "kernel": (f"{ANSIBLE}/molecule test -s kernel",),
+    "debian13": (f"{ANSIBLE}/molecule test -s debian13",),
+    "slow": (f"{UNIT} -m 'slow and not measuring'",),
     "demo": (f"{PYTHON} -m pytest -q -s tests/demo",),
     "patches": (f"{PYTHON} -m pytest -q --durations=5 tests/sitepatches",),
-    "debian13": (f"{ANSIBLE}/molecule test -s debian13",),
     "lint": (
         f"{PYTHON} -m ruff check .",
         f"{PYTHON} -m ruff format --check .",
