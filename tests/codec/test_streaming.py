@@ -169,3 +169,21 @@ def test_wrong_codes_change_nothing(bench: Bench, codes: Tensor, states: int, me
         bench.decoder.decode(codes, state)
     assert not state.memory.any()
     assert state.position.tolist() == [0] * states
+
+
+@needs_compiler
+def test_where_no_graph_can_be_captured_it_says_so_and_decodes(oracle: Oracle, kernels: Path) -> None:
+    """A GPU that cannot capture: here, one that is not there at all."""
+    decoder = StreamingDecoder(oracle.upstream, kernels=kernels)
+    decoder.device = torch.device("cuda")
+    decoder.prepare([(1, 1), (1, 4)])
+    decoder.device = torch.device("cpu")
+    assert decoder.way == "compiled"
+    assert decoder.reason.startswith("not captured: ")
+    got = in_chunks(decoder, oracle.codes, [FRAMES])
+    assert (got - oracle.wanted).abs().max() <= oracle.bound
+
+
+def test_a_cpu_prepares_nothing(bench: Bench) -> None:
+    bench.decoder.prepare([(1, 1)])
+    assert bench.decoder.reason in ("", "compiling was not asked for")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ _PARTS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 def run(plan: Plan) -> Report:
     """Measure a server of its own, each rate for ``plan.rate_s`` seconds; raises as :func:`.serve_suite.run`."""
     checkpoint = inspect(plan.checkpoint)
-    content = json.dumps(request_body(checkpoint)).encode()
     facts: dict[str, Any] = {
         "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
         "device": plan.device,
@@ -42,11 +42,6 @@ def run(plan: Plan) -> Report:
         "slots": max(plan.batches),
         "seconds_a_rate": plan.rate_s,
     }
-    rows: list[dict[str, Cell]] = []
-
-    def report() -> Report:
-        return Report("rate", provenance.collect(), facts, [_table(plan, rows)])
-
     with tempfile.TemporaryDirectory() as folder:
         keys = Path(folder) / "keys"
         overload.write_keys(keys)
@@ -54,20 +49,31 @@ def run(plan: Plan) -> Report:
         own = settings(plan, "frames", slots=max(plan.batches))
         with serving(Path(folder), own | {"queue_size": overload.CLIENTS, "api_keys_file": keys}) as server:
             plan.say("how many requests a second it serves at most")
-            full = overload.closed_loop(server.port, content, plan.rate_s)
-            most = full.ends["200"] / (full.until - full.since)
-            if not most:
-                raise EngineError(f"the server serves nothing: {dict(full.ends)}")
-            facts |= {"most_requests_a_second": most, "most_sound_s_a_second": full.rate, "served_well": 0.0}
-            for part in _PARTS:
-                heard = overload.open_loop(server.port, content, plan.rate_s, part * most)
-                rows.append(_row(part * most, heard))
-                plan.say(_table(plan, rows).line(rows[-1]))
-                if rows[-1]["well"] != "yes":
-                    break
-                facts["served_well"] = part * most
-                plan.keep(report())
-    return report()
+            most, rows = measure(server.port, request_body(checkpoint), plan.rate_s, plan.say)
+    well = [row["rate"] for row in rows if row["well"] == "yes"]
+    facts |= {"most_requests_a_second": most, "served_well": well[-1] if well else 0.0}
+    return Report("rate", provenance.collect(), facts, [_table(plan.frames, rows)])
+
+
+def measure(
+    port: int, body: Mapping[str, Any], seconds: float, say: Callable[[str], None]
+) -> tuple[float, list[dict[str, Cell]]]:
+    """Requests a second that the server on ``port`` serves at most, and a row for each rate up to one too high.
+
+    Its keys are :func:`.overload.write_keys`'. Raises EngineError when it serves nothing.
+    """
+    content = json.dumps(dict(body)).encode()
+    full = overload.closed_loop(port, content, seconds)
+    most = full.ends["200"] / (full.until - full.since)
+    if not most:
+        raise EngineError(f"the server serves nothing: {dict(full.ends)}")
+    rows: list[dict[str, Cell]] = []
+    for part in _PARTS:
+        rows.append(_row(part * most, overload.open_loop(port, content, seconds, part * most)))
+        say(_table(0, rows).line(rows[-1]))
+        if rows[-1]["well"] != "yes":
+            break
+    return most, rows
 
 
 def _row(rate: float, heard: Heard) -> dict[str, Cell]:
@@ -88,10 +94,10 @@ def _row(rate: float, heard: Heard) -> dict[str, Cell]:
     }
 
 
-def _table(plan: Plan, rows: list[dict[str, Cell]]) -> Table:
+def _table(frames: int, rows: list[dict[str, Cell]]) -> Table:
     return Table(
         name="rate",
-        title=f"Requests of {plan.frames / FRAMES_A_SECOND:.2f} s of sound at random times",
+        title=f"Requests of {frames / FRAMES_A_SECOND:.2f} s of sound at random times",
         columns=[
             Column("rate", "requests a second", digits=1),
             Column("served", "served"),
