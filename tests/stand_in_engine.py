@@ -28,6 +28,7 @@ from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
 from qwen3_tts_service.loaded_engine import Loaded
 from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, CloneReference, SpeechRequest, VoicePrompt
 from qwen3_tts_service.voices.store import VoiceStore
+from qwen3_tts_service.weights import Weights
 from server_process import Answer, ask, wait_for
 
 RATE = 24_000
@@ -173,20 +174,23 @@ def service(
     *,
     slots: int = 1,
     source: ModelSource | None = None,
+    weights: Weights | None = None,
+    usual_s: float | None = None,
     more: Sequence[ModelSource] = (),
     forget: Callable[[VoicePrompt], None] = lambda prompt: None,
     **settings: object,
 ) -> Iterator[Service]:
-    """A service that is ready; ``settings`` override the defaults, ``source`` the engine."""
+    """A service that is ready, or waits for ``weights``; ``settings`` override the defaults, ``source`` the engine."""
     chosen = Settings(model=Path("/nowhere/stand-in"), **settings)  # type: ignore[arg-type]
     engine = StandInEngine(slots)
     states: list[Status] = []
     lifecycle = Lifecycle(
-        [source or ModelSource("stand-in", lambda on_fault: Loaded(engine)), *more],
+        [source or ModelSource("stand-in", lambda on_fault: Loaded(engine), weights=weights), *more],
         limits=Limits(chosen.queue_size, chosen.max_queue_wait_s, chosen.streams_per_key, chosen.max_streams),
         on_change=states.append,
         keepalive_s=chosen.keepalive_s,
         unload_after_s=chosen.unload_after_s,
+        usual_s=usual_s,
     )
     voices = VoiceStore(
         chosen.voices_path, most_voices=chosen.max_voices, most_bytes=chosen.max_body_bytes, on_removed=forget
@@ -204,8 +208,11 @@ def service(
     loop = threading.Thread(target=server.run)
     loop.start()
     lifecycle.start()
-    wait_for(lambda: lifecycle.status.state in ("ready", "broken"), "readiness", 180 if source else 10)
-    assert lifecycle.status.state == "ready", lifecycle.status
+    if weights is None:
+        wait_for(lambda: lifecycle.status.state in ("ready", "broken"), "readiness", 180 if source else 10)
+        assert lifecycle.status.state == "ready", lifecycle.status
+    else:
+        wait_for(lambda: lifecycle.status.missing, "a look for the weights")
     engine.begun.clear()
     engine.spoken.clear()
     engine.utterances.clear()

@@ -43,7 +43,17 @@ ALLOWED: dict[str, set[str] | None] = {
         "speech",
         "errors",
     },
-    "lifecycle": {"admission", "loaded_engine", "served_model", "synthesis", "speech", "errors"},
+    "weights": {"checkpoints", "errors"},
+    "start_time": set(),
+    "lifecycle": {
+        "admission",
+        "loaded_engine",
+        "served_model",
+        "synthesis",
+        "speech",
+        "weights",
+        "errors",
+    },
     "engine_process": {
         "loaded_engine",
         "pipeline",
@@ -55,6 +65,7 @@ ALLOWED: dict[str, set[str] | None] = {
         "errors",
     },
     "api": {
+        "checkpoints",
         "synthesis",
         "served_model",
         "lifecycle",

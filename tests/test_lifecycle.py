@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from arriving_weights import ArrivingWeights
 from qwen3_tts_service.admission import Limits
-from qwen3_tts_service.errors import CheckpointError, DeviceFault, NotReady, SelfCheckFailed
+from qwen3_tts_service.errors import CheckpointError, DeviceFault, Downloading, NotReady, SelfCheckFailed
 from qwen3_tts_service.lifecycle import Lifecycle, ModelSource, Status
 from qwen3_tts_service.loaded_engine import Loaded, LoadedEngine, SelfCheck
 from qwen3_tts_service.speech.formats import Output
 from qwen3_tts_service.speech.request import SpeechRequest
 from qwen3_tts_service.synthesis import Speech
+from qwen3_tts_service.weights import Weights
 from server_process import wait_for
 from stand_in_engine import StandInEngine
 
 
 def begin(
-    load: Callable[[], LoadedEngine], self_check: SelfCheck | None = None
+    load: Callable[[], LoadedEngine], self_check: SelfCheck | None = None, weights: Weights | None = None
 ) -> tuple[Lifecycle, list[Status]]:
     heard: list[Status] = []
     lifecycle = Lifecycle(
-        [ModelSource("one", lambda on_fault: Loaded(load(), self_check or SelfCheck()))],
+        [ModelSource("one", lambda on_fault: Loaded(load(), self_check or SelfCheck()), weights=weights)],
         limits=Limits(queue_size=1),
         on_change=heard.append,
     )
@@ -161,3 +164,52 @@ def test_what_is_broken_says_so_out_of_rotation() -> None:
     lifecycle.withdraw()
     lifecycle.device_lost(DeviceFault("HIP error: gone"))
     assert lifecycle.readiness.state == "broken"
+
+
+def test_it_waits_for_weights_and_loads_when_they_are_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arriving = ArrivingWeights(tmp_path)
+    arriving.tell()
+    lifecycle, heard = begin(StandInEngine, weights=arriving.weights)
+    until(lifecycle, "downloading")
+    assert lifecycle.coming_up is None
+    with pytest.raises(Downloading, match=r"50\.0 %"):
+        speak(lifecycle)
+    arriving.tell(state="failed", error="no such repository")
+    until(lifecycle, "download_failed")
+    arriving.tell(done=3_000_000_000)
+    until(lifecycle, "downloading")
+    arriving.arrive()
+    until(lifecycle, "ready")
+    assert b"".join(speak(lifecycle))
+    states = [status.state for status in heard]
+    assert states[-3:] == ["loading", "warming", "ready"]
+    assert set(states[:-3]) == {"downloading", "download_failed"}
+    # A line for each turn that it takes, not for each look.
+    assert caplog.text.count("waiting for weights") <= 3
+    assert lifecycle.came_up_in_s is not None
+
+
+def test_while_it_waits_for_weights_it_can_be_stopped(tmp_path: Path) -> None:
+    lifecycle, heard = begin(StandInEngine, weights=ArrivingWeights(tmp_path).weights)
+    until(lifecycle, "no_weights")
+    assert lifecycle.drain(1) is True
+    wait_for(lambda: "loader" not in {thread.name for thread in threading.enumerate()}, "the loader's end")
+    assert heard[-1].state == "draining"
+
+
+def test_how_far_loading_is_is_told_while_it_lasts(tmp_path: Path) -> None:
+    arriving = ArrivingWeights(tmp_path)
+    arriving.arrive()
+    engine = StandInEngine()
+    engine.go.clear()
+    lifecycle, _ = begin(lambda: engine, weights=arriving.weights)
+    until(lifecycle, "warming")
+    coming_up = lifecycle.coming_up
+    assert coming_up is not None
+    assert coming_up.size == arriving.weights.size() > 0
+    assert coming_up.usual_s is None
+    engine.go.set()
+    until(lifecycle, "ready")
+    assert lifecycle.coming_up is None

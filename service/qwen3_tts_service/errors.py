@@ -150,6 +150,18 @@ class NotReady(Unavailable):
     code = "not_ready"
 
 
+class Downloading(NotReady):
+    """The weights are still being downloaded; the model is loaded when they are there."""
+
+    code = "downloading"
+
+
+class NoWeights(NotReady):
+    """There are no weights, and no download that would bring them: it failed, fell silent or was never started."""
+
+    code = "no_weights"
+
+
 class Draining(Unavailable):
     """The process is on its way down and takes no new work."""
 

@@ -21,12 +21,13 @@ from .served_model import ModelState, ServedModel
 from .speech.formats import Output
 from .speech.request import CloneReference, SpeechRequest, VoicePrompt
 from .synthesis import Speech
+from .weights import Missing, MissingState, Weights
 
 logger = logging.getLogger(__name__)
 
-State = Literal["loading", "warming", "ready", "draining", "broken"]
+State = Literal["loading", "warming", "ready", "draining", "broken"] | MissingState
 
-#: How often idle models are looked at (seconds).
+#: How often idle models, and weights that are still to come, are looked at (seconds).
 _LOOK_S = 1.0
 
 
@@ -34,22 +35,34 @@ _LOOK_S = 1.0
 class ModelSource:
     """A model to serve: its name in the API, what builds its engine, and whether that happens at the start.
 
-    ``kind``: what it will be, as its files say.
+    ``kind``: what it will be, as its files say. ``weights``: what a model that is loaded at the start waits for.
     """
 
     name: str
     load: Loader
     at_start: bool = True
     kind: Kind | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
 class Status:
-    """One moment of the process. ``fault``: broken because the device was lost."""
+    """One moment of the process. ``fault``: broken because the device was lost. ``missing``: there are no weights."""
 
     state: State
     reason: str
     fault: bool = False
+    missing: Missing | None = None
+
+
+@dataclass(frozen=True)
+class ComingUp:
+    """How far the way from weights to ready is. ``size``: bytes of the weights; 0 where nobody knows."""
+
+    elapsed_s: float
+    #: What it took the last time; None where nobody knows.
+    usual_s: float | None
+    size: int
 
 
 class Lifecycle:
@@ -57,6 +70,7 @@ class Lifecycle:
 
     The first of ``sources`` is the one that is meant when a request names none. ``on_change`` hears every new
     status. ``limits`` hold for each model. ``keepalive_s`` and ``unload_after_s`` as in the settings; 0 is never.
+    ``usual_s``: seconds from weights to ready, of an earlier time.
     """
 
     def __init__(
@@ -67,6 +81,7 @@ class Lifecycle:
         on_change: Callable[[Status], None] = lambda status: None,
         keepalive_s: float = 0.0,
         unload_after_s: float = 0.0,
+        usual_s: float | None = None,
     ) -> None:
         self.status = Status("loading", "the model is being loaded")
         self.models = {
@@ -79,12 +94,17 @@ class Lifecycle:
             )
             for source in sources
         }
-        self._at_start = [self.models[source.name] for source in sources if source.at_start]
+        self._at_start = [source for source in sources if source.at_start]
         self._on_change = on_change
         self._keepalive_s = keepalive_s
         self._unload_after_s = unload_after_s
         self._lock = threading.Lock()
         self._withdrawn = False
+        self._usual_s = usual_s
+        self._loading_since = time.monotonic()
+        #: Seconds from weights to ready; None before.
+        self.came_up_in_s: float | None = None
+        self.waited_for_weights = False
 
     def start(self) -> None:
         """Load and warm up on a thread; the status tells how it goes."""
@@ -96,6 +116,20 @@ class Lifecycle:
         if self._withdrawn and self.status.state == "ready":
             return Status("draining", "taken out of rotation; requests are still served")
         return self.status
+
+    @property
+    def coming_up(self) -> ComingUp | None:
+        """How far loading is; None while nothing is loaded, or everything."""
+        if self.status.state not in ("loading", "warming"):
+            return None
+        size = sum(source.weights.size() for source in self._at_start if source.weights)
+        return ComingUp(time.monotonic() - self._loading_since, self._usual_s, size)
+
+    def refusal(self) -> NotReady:
+        """Why nothing can be done yet, or any more."""
+        if (missing := self.status.missing) is not None:
+            return missing.refusal()
+        return NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
 
     def withdraw(self) -> None:
         """Tell balancers to send nothing more; what comes anyway is served."""
@@ -154,8 +188,8 @@ class Lifecycle:
 
     def _able(self, name: str | None) -> ServedModel:
         chosen = self.model(name)
-        if self.status.state in ("loading", "warming", "broken"):
-            raise NotReady(f"not ready: {self.status.reason}", retry_after_s=5.0)
+        if self.status.state not in ("ready", "draining"):
+            raise self.refusal()
         return chosen
 
     def drain(self, timeout_s: float) -> bool:
@@ -173,22 +207,51 @@ class Lifecycle:
         self._break(error.message, fault=True)
 
     def _come_up(self) -> None:
-        for model in self._at_start:
-            try:
+        coming = "the weights"
+        try:
+            if not self._wait_for_weights():
+                return
+            self._loading_since = time.monotonic()
+            for model in (self.models[source.name] for source in self._at_start):
+                coming = model.name
                 model.come_up(
                     on_state=partial(self._tell, model), give_up=lambda: self.status.state == "draining"
                 )
-            except TTSError as error:
-                return self._break(error.message, fault=isinstance(error, DeviceFault))
-            except Exception as error:
-                # Whatever a library raises: the operator must find it, and systemd must see the process fail.
-                logger.exception("%s did not come up", model.name)
-                return self._break(f"{type(error).__name__}: {error}")
+        except TTSError as error:
+            self._break(error.message, fault=isinstance(error, DeviceFault))
+            return
+        except Exception as error:
+            # Whatever a library raises: the operator must find it, and systemd must see the process fail.
+            logger.exception("%s did not come up", coming)
+            self._break(f"{type(error).__name__}: {error}")
+            return
+        self.came_up_in_s = time.monotonic() - self._loading_since
         described = self.main.description
         self._become(Status("ready", f"running on {described.device}" if described else "running"))
         if self._keepalive_s or self._unload_after_s:
             threading.Thread(target=self._look_after_idle_models, name="idle", daemon=True).start()
-        return None
+
+    def _wait_for_weights(self) -> bool:
+        """Until all of them are there; false when the process goes down before."""
+        told = ""
+        while missing := self._missing():
+            self.waited_for_weights = True
+            if missing.state != told:
+                told = missing.state
+                level = logging.INFO if told == "downloading" else logging.WARNING
+                logger.log(level, "waiting for weights: %s", missing.reason)
+            self._become(Status(missing.state, missing.reason, missing=missing))
+            time.sleep(_LOOK_S)
+            if self.status.state == "draining":
+                return False
+        if self.waited_for_weights:
+            logger.info("the weights are complete")
+            self._become(Status("loading", "the model is being loaded"))
+        return True
+
+    def _missing(self) -> Missing | None:
+        found = (source.weights.missing() for source in self._at_start if source.weights)
+        return next(filter(None, found), None)
 
     def _tell(self, model: ServedModel, state: ModelState) -> None:
         if state == "loading" and model is not self.main:

@@ -6,11 +6,13 @@ import concurrent.futures
 import hashlib
 import platform
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import qwen3_tts_service
+from arriving_weights import GB, ArrivingWeights
 from qwen3_tts_service.api.auth import KeyRing
 from qwen3_tts_service.engine_process.messages import CodecCounts, Counts, FrameCounts
 from qwen3_tts_service.errors import CheckpointError, EngineError
@@ -51,6 +53,26 @@ def test_requests_are_counted_by_how_they_ended() -> None:
         assert values["qwen3_tts_first_audio_seconds_count model=stand-in"] == 2
         assert values["qwen3_tts_compute_ratio_count model=stand-in"] == 2
         assert 0 < values["qwen3_tts_compute_ratio_sum model=stand-in"] < 20
+
+
+def test_how_far_the_weights_are_is_told_until_they_are_there(tmp_path: Path) -> None:
+    arriving = ArrivingWeights(tmp_path)
+    arriving.tell()
+    with service(weights=arriving.weights) as running:
+        wait_for(lambda: running.lifecycle.status.state == "downloading", "the download")
+        running.speak("a")
+        values = scraped(running)
+        assert values["qwen3_tts_ready"] == 0
+        assert (values["qwen3_tts_download_bytes"], values["qwen3_tts_download_total_bytes"]) == (
+            2 * GB,
+            4 * GB,
+        )
+        assert values["qwen3_tts_refused_total reason=downloading"] == 1
+        arriving.arrive()
+        wait_for(lambda: running.lifecycle.status.state == "ready", "readiness")
+        values = scraped(running)
+        assert values["qwen3_tts_ready"] == 1
+        assert not any(name.startswith("qwen3_tts_download") for name in values)
 
 
 def test_what_runs_is_told() -> None:

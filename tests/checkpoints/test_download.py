@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from qwen3_tts_service.checkpoints.download import progress_line
+from qwen3_tts_service.checkpoints.download_progress import progress_line
+from qwen3_tts_service.checkpoints.download_state import DownloadState, read_state
 from qwen3_tts_service.checkpoints.verify import problems
 
 from .hub_stand_in import Hub, Sent, serve
@@ -98,6 +99,29 @@ def test_the_commit_is_resolved_recorded_and_every_byte_is_right(hub: Hub, tmp_p
     assert {key: written[key] for key in ("repo", "revision", "path")} == last
     assert not (Path(last["path"]) / "pytorch_model.bin").exists(), "a pickle of the same weights was fetched"
     assert hub.authorizations == {None}
+
+
+def told(file: Path) -> DownloadState:
+    state = read_state(file)
+    assert state is not None
+    return state
+
+
+def test_other_processes_are_told_that_it_is_complete(hub: Hub, tmp_path: Path) -> None:
+    state, record = tmp_path / "state.json", tmp_path / "record.json"
+    assert pull(hub, tmp_path / "hub", "--record", record, "--state", state).returncode == 0
+    total = sum(json.loads(record.read_text())["files"].values())
+    assert (told(state).state, told(state).done, told(state).total) == ("complete", total, total)
+
+
+def test_other_processes_are_told_why_it_failed(hub: Hub, tmp_path: Path) -> None:
+    hub.token, state = "hf_secret", tmp_path / "state.json"
+    failed = pull(hub, tmp_path / "hub", "--state", state)
+    assert told(state).state == "failed"
+    assert told(state).error in failed.stderr
+    assert "gated" in told(state).error
+    nowhere = pull(hub, tmp_path / "hub", "--state", tmp_path / "nowhere" / "state.json")
+    assert (nowhere.returncode, "nowhere" in nowhere.stderr) == (1, True)
 
 
 def test_verify_afterwards_needs_no_network(hub: Hub, tmp_path: Path) -> None:

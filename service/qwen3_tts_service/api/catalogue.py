@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
-from ..errors import NotReady
 from ..lifecycle import Lifecycle
 from ..served_model import ServedModel
 
@@ -26,7 +25,7 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
 def served(lifecycle: Lifecycle) -> list[ServedModel]:
     """The models, once the first one is known. Raises NotReady."""
     if lifecycle.main.description is None:
-        raise NotReady(f"not ready: {lifecycle.status.reason}", retry_after_s=5.0)
+        raise lifecycle.refusal()
     return list(lifecycle.models.values())
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 from flask import Blueprint, Response, jsonify
 
-from ..lifecycle import Lifecycle
+from ..checkpoints.download_state import DownloadState
+from ..lifecycle import ComingUp, Lifecycle
 from ..served_model import ServedModel
 from . import error_responses
 from .catalogue import NOISE
@@ -29,6 +31,10 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
             "reason": error_responses.without_paths(status.reason),
             "model": main.name,
         }
+        if (missing := status.missing) and missing.download:
+            answer["download"] = _download(missing.download)
+        if coming_up := lifecycle.coming_up:
+            answer["loading"] = _loading(coming_up)
         answer |= {**_described(main), **_load(main)}
         if more:
             answer["more_models"] = [
@@ -37,10 +43,35 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
         response = jsonify(answer)
         if status.state != "ready":
             response.status_code = 503
-            response.headers["Retry-After"] = "5"
+            retry_after_s = missing.refusal().retry_after_s if missing else 5
+            response.headers["Retry-After"] = str(math.ceil(retry_after_s))
         return response
 
     return routes
+
+
+def _download(download: DownloadState) -> dict[str, object]:
+    """How far the weights are, as their download said last; sizes in bytes."""
+    left = download.remaining_s
+    return {
+        "state": download.state,
+        "file": error_responses.without_paths(download.file),
+        "bytes": download.done,
+        "total_bytes": download.total,
+        "bytes_per_second": round(download.rate),
+        "remaining_seconds": None if left is None else round(left, 1),
+    }
+
+
+def _loading(coming_up: ComingUp) -> dict[str, object]:
+    """How far the model is on its way from the disk to its first sentence."""
+    usual_s = coming_up.usual_s
+    left = None if usual_s is None else round(max(usual_s - coming_up.elapsed_s, 0.0), 1)
+    return {
+        "total_bytes": coming_up.size,
+        "elapsed_seconds": round(coming_up.elapsed_s, 1),
+        "remaining_seconds": left,
+    }
 
 
 def _described(model: ServedModel) -> dict[str, object]:

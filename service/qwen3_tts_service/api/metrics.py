@@ -68,7 +68,8 @@ class Metrics:
         self._refused = Counter(
             "qwen3_tts_refused",
             "Requests for speech that were not served though nothing was wrong with them, by the error's code: with "
-            "429 queue_full, queue_wait and rate_limited, with 503 not_ready and draining, with 504 deadline_exceeded.",
+            "429 queue_full, queue_wait and rate_limited, with 503 not_ready, downloading, no_weights and draining, "
+            "with 504 deadline_exceeded.",
             ["reason"],
             registry=self.registry,
         )
@@ -146,7 +147,20 @@ class _Models(Collector):
         ready = GaugeMetricFamily("qwen3_tts_ready", "1 when the process can speak.")
         ready.add_metric([], float(self._lifecycle.status.state == "ready"))
         models = self._lifecycle.models.values()
-        return [ready, *_rooms(models), *_engines(models)]
+        return [ready, *self._download(), *_rooms(models), *_engines(models)]
+
+    def _download(self) -> Iterable[Metric]:
+        """How far the weights are, while they are missing."""
+        missing = self._lifecycle.status.missing
+        if missing is None or missing.download is None:
+            return
+        for name, meaning, size in (
+            ("bytes", "Bytes of the weights that have arrived.", missing.download.done),
+            ("total_bytes", "Bytes of the weights in all.", missing.download.total),
+        ):
+            gauge = GaugeMetricFamily(f"qwen3_tts_download_{name}", meaning)
+            gauge.add_metric([], size)
+            yield gauge
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
+from ..lifecycle import State
 from ..speech.formats import CONTENT_TYPES, FASTEST, SLOWEST
 from .schemas import TOLERATED, BatchBody, DesignBody, RenameBody, SpeechBody
 
@@ -51,6 +52,39 @@ _ERROR = {
                 "code": {"type": ["string", "null"]},
             },
         }
+    },
+}
+_COUNT = {"type": "integer", "minimum": 0}
+_SECONDS = {"type": "number", "minimum": 0}
+_LEFT = {"type": ["number", "null"], "minimum": 0, "description": "null: nobody knows."}
+_READY = {
+    "type": "object",
+    "required": ["status", "reason", "model"],
+    "properties": {
+        "status": {"enum": [word for words in get_args(State) for word in get_args(words)]},
+        "reason": {"type": "string"},
+        "model": {"type": "string"},
+        "download": {
+            "type": "object",
+            "description": "How far the weights are, while they are missing; sizes in bytes.",
+            "properties": {
+                "state": {"enum": ["resolving", "downloading", "verifying", "complete", "failed"]},
+                "file": {"type": "string"},
+                "bytes": _COUNT,
+                "total_bytes": _COUNT,
+                "bytes_per_second": _COUNT,
+                "remaining_seconds": _LEFT,
+            },
+        },
+        "loading": {
+            "type": "object",
+            "description": "How far the model is, while it is loaded; it takes about as long as the last time.",
+            "properties": {
+                "total_bytes": _COUNT,
+                "elapsed_seconds": _SECONDS,
+                "remaining_seconds": _LEFT,
+            },
+        },
     },
 }
 _TIMEOUT = {
@@ -135,9 +169,7 @@ def _paths() -> dict[str, Any]:
             "get": _operation("The served models", gives=_json(_list_of("data")), errors={503: _BUSY[503]})
         },
         "/health": {"get": _operation("The process lives", gives=_json({"type": "object"}))},
-        "/ready": {
-            "get": _operation("It can speak, or why not", gives=_json({"type": "object"}), not_ready=True)
-        },
+        "/ready": {"get": _operation("It can speak, or why not", gives=_json(_READY), not_ready=True)},
         "/metrics": {
             "get": _operation("For Prometheus", gives={"text/plain": {"schema": {"type": "string"}}})
         },

@@ -28,6 +28,7 @@ _NAMES = (
     "icon.svg",
     "api.js",
     "app.js",
+    "coming.js",
     "dialogs.js",
     "elements.js",
     "history.js",

@@ -7,18 +7,18 @@ between tries, and hashes compared with what the hub states.
 
 from __future__ import annotations
 
-import json
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from ..errors import CheckpointError, DownloadError
+from .download_progress import MIB, Report, Telling, Wanted
+from .download_state import write_whole
 from .verify import digest_problem, problems
 
 if TYPE_CHECKING:
@@ -40,9 +40,6 @@ IGNORED = (
 )
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 120.0
-MIB = 1 << 20
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,50 +65,44 @@ class Pulled:
 def read_record(file: Path) -> Pulled:
     """Read what an earlier download recorded; :class:`CheckpointError` when there is no such record."""
     try:
-        return Pulled(**json.loads(file.read_text(encoding="utf-8")))
+        return TypeAdapter(Pulled).validate_json(file.read_bytes(), strict=True)
     except FileNotFoundError:
         raise CheckpointError(f"nothing was downloaded yet: {file} does not exist", param=str(file)) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValidationError) as error:
         raise CheckpointError(f"the record {file} cannot be read: {error}", param=str(file)) from error
 
 
 def write_record(file: Path, pulled: Pulled) -> None:
-    """Write the record under a temporary name and rename it: it is whole or it is not there."""
-    temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(asdict(pulled), stream, indent=1)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    """Write the record, which is whole or not there."""
+    write_whole(file, asdict(pulled))
 
 
 def pull(
     repo: str,
     revision: str | None,
     cache: Path,
+    telling: Telling,
     *,
     token: str | None = None,
     attempts: int = 8,
-    report: Report = print,
-    progress: Report = print,
     first_pause_s: float = FIRST_PAUSE_S,
-    report_every_s: float = 5.0,
 ) -> Pulled:
     """Download one model repository into the hub cache ``cache`` and verify it.
 
-    ``revision`` is a commit, tag or branch; None is the default branch. ``report`` is told what happens, ``progress``
-    every ``report_every_s`` seconds how far it is. What arrived before a failure is kept
+    ``revision`` is a commit, tag or branch; None is the default branch. ``telling``, which has begun, hears how it
+    goes. What arrived before a failure is kept
     and continued with a Range request, within this call ``attempts`` times and by the next call after that.
     Raises :class:`DownloadError` when the hub refuses or stays away, or when a file still differs from the
     hub's hash after it was fetched a second time.
     """
+    report = telling.report
     commit, files = _retried(lambda: _resolve(repo, revision, token), attempts, first_pause_s, report)
-    total = sum(file.size for file in files)
-    report(f"{repo} at {commit}: {len(files)} files, {total / MIB:.0f} MiB")
     blobs = cache / f"models--{repo.replace('/', '--')}" / "blobs"
-    with _progress(blobs, files, progress, report_every_s):
-        path = _retried(lambda: _fetch(repo, commit, cache, token), attempts, first_pause_s, report)
+    wanted = Wanted(blobs, {file.sha256 or file.blob_id or "": (file.name, file.size) for file in files})
+    report(f"{repo} at {commit}: {len(files)} files, {wanted.total / MIB:.0f} MiB")
+    telling.fetching(wanted)
+    path = _retried(lambda: _fetch(repo, commit, cache, token), attempts, first_pause_s, report)
+    telling.verifying()
     for name in _differing(path, files, report):
         report(f"{name}: fetched again")
         again = partial(_fetch_again, repo, commit, cache, token, name)
@@ -215,53 +206,3 @@ def _retried(step: Callable[[], Any], attempts: int, pause_s: float, report: Rep
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
-
-
-@contextmanager
-def _progress(blobs: Path, files: list[RemoteFile], report: Report, every_s: float) -> Iterator[None]:
-    """Report size, share, rate and remaining time every ``every_s`` seconds while the block runs.
-
-    Measured by what lies on the disk, so that a resumed download starts where it is and not at zero.
-    """
-    stop = threading.Event()
-    names = {file.sha256 or file.blob_id or "": file.size for file in files}
-    total = sum(names.values())
-
-    def watch() -> None:
-        last_bytes, last_time = _present(blobs, names), time.monotonic()
-        while not stop.wait(every_s):
-            present, now = _present(blobs, names), time.monotonic()
-            report(progress_line(present, total, (present - last_bytes) / (now - last_time)))
-            last_bytes, last_time = present, now
-
-    watcher = threading.Thread(target=watch, name="download-progress", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def _present(blobs: Path, names: dict[str, int]) -> int:
-    """Bytes of the wanted files on the disk, complete or not."""
-    present = 0
-    for name in names:
-        for file in (blobs / name, blobs / f"{name}.incomplete"):
-            try:
-                present += file.stat().st_size
-                break
-            except OSError:
-                continue
-    return present
-
-
-def progress_line(present: int, total: int, rate: float) -> str:
-    """One line for the journal. ``present`` and ``total`` in bytes, ``rate`` in bytes a second."""
-    share = 100 * present / total if total else 100.0
-    line = f"{share:5.1f} %  {present / MIB:.0f} of {total / MIB:.0f} MiB, {max(rate, 0) / MIB:.1f} MiB/s"
-    # What is less than the rate's last digit says nothing about the time that is left.
-    if rate < 0.05 * MIB:
-        return f"{line}, stalled" if present < total else line
-    minutes, seconds = divmod(round((total - present) / rate), 60)
-    return f"{line}, {minutes} min {seconds:02d} s left"

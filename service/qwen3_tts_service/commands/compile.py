@@ -14,6 +14,7 @@ from .. import config, journal
 from ..admission import Limits
 from ..engine_process.loading import EngineLoader
 from ..served_model import ServedModel
+from ..weights import Weights
 
 
 @click.command(name="compile")
@@ -31,7 +32,8 @@ def command() -> None:
     loader = EngineLoader(settings)
     for name, path in settings.models:
         began = time.monotonic()
-        model = ServedModel(name, load=partial(loader.load, path), limits=Limits(queue_size=0, streams=1))
+        load = partial(loader.load, Weights(path).directory())
+        model = ServedModel(name, load=load, limits=Limits(queue_size=0, streams=1))
         model.come_up()
         reasons = model.reasons()
         for batch, way in sorted(model.ways().items()):

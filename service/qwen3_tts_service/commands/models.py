@@ -49,11 +49,20 @@ def tellers(terminal: bool) -> tuple[Callable[[str], None], Callable[[str], None
 @click.option("--cache", required=True, type=click.Path(path_type=Path), help="Hub cache directory.")
 @click.option("--record", type=click.Path(path_type=Path), help="File to write commit, path and sizes to.")
 @click.option(
+    "--state", type=click.Path(path_type=Path), help="File to write to, once a second, how far it is."
+)
+@click.option(
     "--attempts", default=8, show_default=True, type=click.IntRange(1), help="Tries before giving up."
 )
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def pull(
-    repo: str, revision: str | None, cache: Path, record: Path | None, attempts: int, as_json: bool
+    repo: str,
+    revision: str | None,
+    cache: Path,
+    record: Path | None,
+    state: Path | None,
+    attempts: int,
+    as_json: bool,
 ) -> None:
     """Download REPO, resuming what an earlier try left, and verify it against the hub's hashes."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -64,21 +73,15 @@ def pull(
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from ..checkpoints import download
+    from ..checkpoints.download_progress import Telling
 
     terminal = sys.stdout.isatty()
     report, progress = tellers(terminal)
-    pulled = download.pull(
-        repo,
-        revision,
-        cache,
-        token=hub_token(),
-        attempts=attempts,
-        report=report,
-        progress=progress,
-        report_every_s=1.0 if terminal else 5.0,
-    )
-    if record is not None:
-        download.write_record(record, pulled)
+    every_s = 1.0 if terminal else 5.0
+    with Telling(repo, report=report, progress=progress, every_s=every_s, file=state) as telling:
+        pulled = download.pull(repo, revision, cache, telling, token=hub_token(), attempts=attempts)
+        if record is not None:
+            download.write_record(record, pulled)
     if as_json:
         click.echo(json.dumps({"repo": pulled.repo, "revision": pulled.revision, "path": pulled.path}))
     else:

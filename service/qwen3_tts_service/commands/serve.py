@@ -9,13 +9,14 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from .. import config, journal
+from .. import config, journal, start_time
 from ..admission import Limits
 from ..api import notify
 from ..api.app import create_app
@@ -26,10 +27,11 @@ from ..api.signals import RELOAD, RESTORE, WITHDRAW, on_orders, on_termination
 from ..engine.device_faults import record_fault
 from ..engine_process.loading import most_slots
 from ..engine_process.parent import EngineProcess
-from ..errors import ConfigurationError
+from ..errors import CheckpointError, ConfigurationError, DeviceFault
 from ..lifecycle import Lifecycle, ModelSource, Status
-from ..loaded_engine import Kind
+from ..loaded_engine import Kind, Loaded
 from ..voices.store import VoiceStore
+from ..weights import Weights
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -49,7 +51,8 @@ def command() -> NoReturn:
     """Run the HTTP service in the foreground.
 
     Settings come from QWEN3_TTS_<NAME> in the environment and from the TOML file that QWEN3_TTS_CONFIG names.
-    It listens before it loads: /ready tells how far it is. SIGTERM finishes accepted requests and leaves. Where
+    It listens before it loads: /ready tells how far it is. Where `model` names the record of a download that is not
+    complete, it waits for that and then loads. SIGTERM finishes accepted requests and leaves. Where
     systemd holds the socket (LISTEN_FDS), connections wait while the process is not ready, and on its way down for
     the next one. SIGHUP reads the API keys again; SIGUSR1 and SIGUSR2 are what `qwen3-tts drain` sends.
 
@@ -81,32 +84,30 @@ def _serve(
     def announce(status: Status) -> None:
         notify.send(f"STATUS={status.state}: {status.reason}")
         if hand_over:
-            # From one process to the next connections wait; nobody is told to come back later.
-            server.accept(lifecycle.status.state == "ready")
-        if status.state == "ready":
+            # From one process to the next connections wait; nobody is told to come back later. But there is no telling
+            # when weights will have come, and whoever looks on is not cut off when they have.
+            up = ("ready", "loading", "warming") if lifecycle.waited_for_weights else ("ready",)
+            server.accept(status.missing is not None or lifecycle.status.state in up)
+        if status.state == "ready" or status.missing is not None:
+            # Started is also what waits for weights: a job of hours would hold up the whole boot.
             extension.stop()
             notify.send("READY=1")
-        elif status.state == "broken":
+        if status.state == "ready" and lifecycle.came_up_in_s is not None:
+            start_time.keep(lifecycle.came_up_in_s)
+        if status.state == "broken":
             extension.stop()
             broken.append(status)
             going_down.set()
 
     lifecycle = Lifecycle(
-        [
-            ModelSource(
-                name,
-                partial(engine.load, path),
-                at_start=not number or settings.load_models == "start",
-                kind=_kind(path),
-            )
-            for number, (name, path) in enumerate(settings.models)
-        ],
+        [_source(settings, engine, number) for number in range(len(settings.models))],
         limits=Limits(
             settings.queue_size, settings.max_queue_wait_s, settings.streams_per_key, settings.max_streams
         ),
         on_change=announce,
         keepalive_s=settings.keepalive_s,
         unload_after_s=settings.unload_after_s,
+        usual_s=start_time.usual_s(),
     )
     voices = VoiceStore(
         settings.voices_path,
@@ -154,16 +155,27 @@ def _serve(
     return _exit_status(broken[0]) if broken else 0
 
 
-def _kind(checkpoint: Path) -> Kind | None:
+def _source(settings: Settings, engine: EngineProcess, number: int) -> ModelSource:
+    name, path = settings.models[number]
+    weights = Weights(path, None if number else settings.download_state)
+
+    def load(on_fault: Callable[[DeviceFault], None]) -> Loaded:
+        return engine.load(weights.directory(), on_fault)
+
+    at_start = not number or settings.load_models == "start"
+    return ModelSource(name, load, at_start=at_start, kind=_kind(weights), weights=weights)
+
+
+def _kind(weights: Weights) -> Kind | None:
     """What a checkpoint is for, so that requests find one that is loaded on first use. None: its loader says why."""
     try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((weights.directory() / "config.json").read_text(encoding="utf-8"))
         return Kind(
             model_type=str(config["tts_model_type"]),
             model_size=str(config.get("tts_model_size")),
             speakers=tuple(config["talker_config"].get("spk_id") or ()),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

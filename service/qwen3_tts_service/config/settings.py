@@ -33,7 +33,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    model: Path = Field(description="Directory of the checkpoint; `qwen3-tts models pull` prints one.")
+    model: Path = Field(
+        description="Directory of the checkpoint; `qwen3-tts models pull` prints one. Or the file of its `--record`, "
+        "`NAME.json`: then the service starts without weights, and loads them when the download is complete."
+    )
+    download_state: Path | None = Field(
+        None, description="File of that download's `--state`, from which `/ready` tells how far it is."
+    )
     served_model_name: str = Field("", description="Name in the API; empty: the directory's name.")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -366,4 +372,4 @@ def _named_models(model: Path, name: str, more: tuple[str, ...]) -> tuple[tuple[
     for entry in more:
         own_name, _, directory = entry.rpartition("=")
         entries.append((own_name, Path(directory)))
-    return tuple((name or path.resolve().name, path) for name, path in entries)
+    return tuple((name or path.resolve().name.removesuffix(".json"), path) for name, path in entries)
