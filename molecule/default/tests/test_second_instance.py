@@ -10,12 +10,13 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from second import HUB_PORT, KEY, PORT, REPO, SETTINGS, TOKEN, UNIT, Second
 
-from conftest import CHECKOUT, LONGEST_S, Host, Service
+from conftest import CHECKOUT, LONGEST_S, Answer, Host, Service
 
 TESTS = Path(__file__).parent
 DOWNLOAD = f"qwen3-tts-models@{REPO.replace('/', '--')}.service"
@@ -86,9 +87,31 @@ def where_the_token_is(host: Host) -> str:
     return host.run(search, check=False).stdout
 
 
+@dataclass(frozen=True)
+class FirstRun:
+    """What the play printed, and what the instance answered before its weights were there."""
+
+    output: str
+    ready: Answer
+    refused: Answer
+
+
+def until_it_tells_of_the_download(second: Second, deadline: float) -> Answer:
+    """``/ready`` without a key, as soon as it has sizes."""
+    while True:
+        try:
+            answer = second.service().request("/ready", key=None)
+            if answer.json().get("download", {}).get("total_bytes"):
+                return answer
+        except OSError:
+            pass  # nobody listens yet
+        assert time.monotonic() < deadline, "the instance was not started before its weights"
+        time.sleep(0.3)
+
+
 @pytest.fixture(scope="module")
-def rolled_out(host: Host, second: Second, hub_log: str) -> str:
-    """The first run of the second instance, observed while it downloads; returns its output."""
+def rolled_out(host: Host, second: Second, hub_log: str) -> FirstRun:
+    """The first run of the second instance, observed while it downloads."""
     send(host, TOKEN, "/root/hub/token")
     process = second.start()
     # Until the gate is there the hub sends no large file, so the download stands still while it is looked at. That
@@ -105,15 +128,39 @@ def rolled_out(host: Host, second: Second, hub_log: str) -> str:
     while not PROGRESS.search(host.run(JOURNAL).stdout):
         assert time.monotonic() < deadline, "no word of progress"
         time.sleep(0.3)
+    ready = until_it_tells_of_the_download(second, deadline)
+    refused = second.service().request("/v1/audio/speech", {"input": "Too early.", "voice": "x"})
     host.run(f"touch {GATE}")
     output, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 0, output[-6000:]
     assert leaks == ""
-    return output
+    return FirstRun(output, ready, refused)
+
+
+def test_a_first_instance_tells_how_far_its_weights_are(host: Host, rolled_out: FirstRun) -> None:
+    told = rolled_out.ready.json()
+    assert (rolled_out.ready.status, told["status"]) == (503, "downloading")
+    assert 0 <= told["download"]["bytes"] < told["download"]["total_bytes"]
+    assert "/" not in told["reason"].replace("MiB/s", "")
+    assert rolled_out.refused.status == 503
+    assert rolled_out.refused.json()["error"]["code"] == "downloading"
+    assert int(rolled_out.refused.headers["Retry-After"]) >= 5
+    directory = "/run/qwen3-tts-models"
+    modes = host.run(f"stat -c '%a %U' {directory} {directory}/{REPO.replace('/', '--')}.json").stdout
+    assert modes.splitlines() == ["755 qwen3-tts", "640 qwen3-tts"]
+
+
+def test_it_loaded_them_by_itself(host: Host, second: Second, rolled_out: FirstRun) -> None:
+    lines = host.run(f"journalctl -u {UNIT} -b -o json --no-pager").stdout.splitlines()
+    said = [(entry.get("_PID"), str(entry["MESSAGE"])) for entry in map(json.loads, lines)]
+    waited = {pid for pid, message in said if ": waiting for weights: " in message}
+    assert waited & {pid for pid, message in said if " is ready: " in message}
+    # What has its weights asks no hub any more.
+    assert "qwen3-tts-models" not in second.show("Wants")["Wants"]
 
 
 def test_a_download_that_is_cut_resumes_and_tells_its_progress(
-    host: Host, rolled_out: str, hub_log: str
+    host: Host, rolled_out: FirstRun, hub_log: str
 ) -> None:
     log = json.loads(host.run(f"cat {hub_log}").stdout)
     bodies = [body for body in log["bodies"] if body[0] == "model.safetensors"]
@@ -127,7 +174,7 @@ def test_a_download_that_is_cut_resumes_and_tells_its_progress(
 
 
 def test_the_record_keeps_the_commit_and_the_service_serves_it(
-    host: Host, second: Second, rolled_out: str, hub_log: str
+    host: Host, second: Second, rolled_out: FirstRun, hub_log: str
 ) -> None:
     commit = json.loads(host.run(f"cat {hub_log}").stdout)["commit"]
     record = host.run(f"cat /var/cache/qwen3-tts/huggingface/records/{REPO.replace('/', '--')}.json").stdout
@@ -137,7 +184,7 @@ def test_the_record_keeps_the_commit_and_the_service_serves_it(
 
 
 def test_placements_were_measured_under_the_confinement_and_set(
-    host: Host, second: Second, rolled_out: str
+    host: Host, second: Second, rolled_out: FirstRun
 ) -> None:
     [file] = host.run(f"find {PLACEMENTS} -name '*.json*'").stdout.split()
     assert host.run(f"stat -c '%a %U' {file}").stdout.strip() == "600 qwen3-tts"
@@ -150,17 +197,17 @@ def test_placements_were_measured_under_the_confinement_and_set(
     settings = tomllib.loads(host.run("cat /etc/qwen3-tts/second.toml").stdout)
     assert settings.items() >= {**recommended, **SETTINGS}.items()
     assert {"device", "codec_device", "codec_dtype"} <= recommended.keys()
-    assert "qwen3-tts-placement@second.service recommends" in rolled_out
+    assert "qwen3-tts-placement@second.service recommends" in rolled_out.output
 
 
-def test_a_second_run_changes_nothing(second: Second, rolled_out: str) -> None:
+def test_a_second_run_changes_nothing(second: Second, rolled_out: FirstRun) -> None:
     done = second.play()
     assert done.returncode == 0, done.stdout[-4000:]
     assert changed(done.stdout) == 0, done.stdout
 
 
 def test_both_instances_speak_and_keep_apart(
-    host: Host, second: Second, service: Service, rolled_out: str
+    host: Host, second: Second, service: Service, rolled_out: FirstRun
 ) -> None:
     assert service.speak("Main.").status == 200
     assert second.service().speak("Second.").status == 200
@@ -183,7 +230,7 @@ def test_both_instances_speak_and_keep_apart(
 
 
 def test_keys_of_one_instance_open_only_that_one(
-    host: Host, second: Second, service: Service, rolled_out: str
+    host: Host, second: Second, service: Service, rolled_out: FirstRun
 ) -> None:
     assert second.service().request("/v1/models").status == 200
     assert second.service(service.key).request("/v1/models").status == 401
@@ -197,7 +244,7 @@ def test_keys_of_one_instance_open_only_that_one(
 
 
 def test_the_second_unit_is_as_confined_and_says_its_status(
-    host: Host, second: Second, rolled_out: str
+    host: Host, second: Second, rolled_out: FirstRun
 ) -> None:
     report = host.run(f"systemd-analyze security --no-pager {UNIT}").stdout
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
@@ -206,7 +253,9 @@ def test_the_second_unit_is_as_confined_and_says_its_status(
     assert re.search(r'Status: ".+"', host.run(f"systemctl status --no-pager {UNIT}").stdout)
 
 
-def test_a_measurement_that_fails_is_told_and_leaves_the_defaults(second: Second, rolled_out: str) -> None:
+def test_a_measurement_that_fails_is_told_and_leaves_the_defaults(
+    second: Second, rolled_out: FirstRun
+) -> None:
     drop_in = "/etc/systemd/system/qwen3-tts-placement@second.service.d"
     second.host.run(f"mv {PLACEMENTS} /root/placement && mkdir {drop_in}")
     send(second.host, "[Service]\nExecStart=\nExecStart=/bin/false\n", f"{drop_in}/20-broken.conf")
@@ -225,7 +274,9 @@ def test_a_measurement_that_fails_is_told_and_leaves_the_defaults(second: Second
     assert not {"codec_device", "codec_dtype"} & settings.keys()
 
 
-def test_a_run_that_died_before_the_restart_is_completed_by_the_next(second: Second, rolled_out: str) -> None:
+def test_a_run_that_died_before_the_restart_is_completed_by_the_next(
+    second: Second, rolled_out: FirstRun
+) -> None:
     before = second.show("MainPID")["MainPID"]
     settings = {"tts_service_settings": {**SETTINGS, "max_input_chars": 150}}
     process = second.start(**settings)
@@ -247,7 +298,7 @@ def test_a_run_that_died_before_the_restart_is_completed_by_the_next(second: Sec
 
 
 def test_a_key_that_was_written_but_never_loaded_is_loaded_by_the_next_run(
-    second: Second, rolled_out: str
+    second: Second, rolled_out: FirstRun
 ) -> None:
     key = "another-0123456789abcdef"
     hashed = second.host.run(f"printf %s {key} | sha256sum").stdout.split()[0]
@@ -264,7 +315,9 @@ def test_a_key_that_was_written_but_never_loaded_is_loaded_by_the_next_run(
     assert second.service().request("/v1/models").status == 401
 
 
-def test_settings_that_stop_the_service_fail_the_play_with_the_cause(second: Second, rolled_out: str) -> None:
+def test_settings_that_stop_the_service_fail_the_play_with_the_cause(
+    second: Second, rolled_out: FirstRun
+) -> None:
     # Other settings would be measured anew, with compiled frames.
     failed = second.play(tts_service_settings={"dtype": "fp64"}, tts_service_placement="settings")
     assert failed.returncode != 0
@@ -276,7 +329,7 @@ def test_settings_that_stop_the_service_fail_the_play_with_the_cause(second: Sec
     assert re.search("dtype.*fp64|fp64.*dtype", message), "the cause, in the service's own words"
 
 
-def test_verify_names_the_unit_that_does_not_run(second: Second, rolled_out: str) -> None:
+def test_verify_names_the_unit_that_does_not_run(second: Second, rolled_out: FirstRun) -> None:
     second.host.run(f"systemctl stop {UNIT}")
     failed = second.play("playbooks/verify.yml")
     assert failed.returncode != 0
@@ -284,7 +337,7 @@ def test_verify_names_the_unit_that_does_not_run(second: Second, rolled_out: str
     assert UNIT in failed.stdout
 
 
-def test_a_server_that_is_silent_fails_the_gate(second: Second, rolled_out: str) -> None:
+def test_a_server_that_is_silent_fails_the_gate(second: Second, rolled_out: FirstRun) -> None:
     stub = "/var/cache/qwen3-tts/silent_server.py"
     send(second.host, (TESTS / "silent_server.py").read_text(), stub)
     drop_in = f"/etc/systemd/system/{UNIT}.d/20-silent.conf"
@@ -302,7 +355,7 @@ def test_a_server_that_is_silent_fails_the_gate(second: Second, rolled_out: str)
     assert "dBFS" in message or "loud" in message, message
 
 
-def test_a_normal_run_repairs_the_host(second: Second, rolled_out: str) -> None:
+def test_a_normal_run_repairs_the_host(second: Second, rolled_out: FirstRun) -> None:
     done = second.play()
     assert done.returncode == 0, done.stdout[-4000:]
     assert second.service().speak("Repaired.").status == 200
@@ -313,7 +366,7 @@ def test_a_normal_run_repairs_the_host(second: Second, rolled_out: str) -> None:
     assert changed(second.play().stdout) == 0
 
 
-def test_a_wrong_type_is_refused_with_the_variables_name(second: Second, rolled_out: str) -> None:
+def test_a_wrong_type_is_refused_with_the_variables_name(second: Second, rolled_out: FirstRun) -> None:
     failed = second.play(tts_service_port="abc")
     assert failed.returncode != 0
     assert "tts_service_port" in failed.stdout

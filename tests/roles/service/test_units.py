@@ -87,6 +87,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tts_service_settings": {"codec_device": "cpu", "cpu_threads": 3, "fastest_way": "eager"},
     },
     "not measured": {"tts_service_placement": "measure", "_tts_service_placement_kept": {"skipped": True}},
+    "awaited": {
+        "tts_models_awaited": True,
+        "tts_models_download": {
+            "unit": "qwen3-tts-models@A--B.service",
+            "state": "/run/qwen3-tts-models/A--B.json",
+        },
+        "tts_service_placement": "measure",
+        "_tts_service_placement_kept": KEPT,
+    },
     # A fact of an instance before this one in the same play.
     "not asked to measure": {"_tts_service_placement_kept": KEPT},
 }
@@ -326,6 +335,15 @@ def test_what_was_measured_is_set_and_the_operators_word_wins(rendered: dict[str
         assert rendered[variant].settings == rendered["cpu"].settings
     compiled = [directives(rendered[name].compilation) for name in ("cpu", "measured")]
     assert compiled[0] != compiled[1], "what was compiled for other settings is not enough"
+
+
+def test_only_what_waits_for_weights_starts_their_download_again(rendered: dict[str, Rendered]) -> None:
+    wants = "Wants=qwen3-tts-models@A--B.service"
+    assert wants in directives(rendered["awaited"].service)
+    state = {"download_state": "/run/qwen3-tts-models/A--B.json"}
+    # Nor does it take what was measured for other weights.
+    assert rendered["awaited"].settings == {**rendered["cpu"].settings, **state}
+    assert not [line for line in directives(rendered["cpu"].service) if line.startswith("Wants=")]
 
 
 def test_an_answer_belongs_to_what_was_measured(rendered: dict[str, Rendered]) -> None:
