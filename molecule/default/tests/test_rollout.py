@@ -93,3 +93,16 @@ def test_nothing_new_is_writable_for_everybody(host: Host) -> None:
 
 def test_the_service_user_owns_no_code(host: Host) -> None:
     assert host.run("find /opt/qwen3-tts -user qwen3-tts -print -quit").stdout == ""
+
+
+def test_the_operator_has_the_command_its_manual_page_and_its_completion(host: Host) -> None:
+    assert host.run("qwen3-tts --version").stdout.startswith("qwen3-tts")
+    release = re.search(r"path=(/opt/qwen3-tts/releases/[^/]+)/", host.properties("ExecStart")["ExecStart"])
+    assert release
+    assert host.run("readlink /usr/local/bin/qwen3-tts").stdout.strip() == f"{release[1]}/venv/bin/qwen3-tts"
+    assert host.run("cat /usr/local/share/man/man1/qwen3-tts.1").stdout == host.run("qwen3-tts man").stdout
+    completed = (
+        "source /usr/local/share/bash-completion/completions/qwen3-tts; COMP_WORDS=(qwen3-tts sa) COMP_CWORD=1; "
+        '$(complete -p qwen3-tts | sed "s/.*-F //;s/ .*//") qwen3-tts; echo ${COMPREPLY[*]}'
+    )
+    assert host.run(f"bash -c '{completed}'").stdout.split() == ["say"]
