@@ -94,7 +94,10 @@ def test_the_codecs_ways_give_the_same_sound_and_the_command_writes_it_all(
     assert reference["ratio"] == 1.0
     assert reference["snr_db"] is None
     ours = {key: row for key, row in by_way.items() if key[0].startswith("ours")}
-    assert len(ours) == 6
+    # A processor that only imitates bfloat16 is said to, and not kept busy with it.
+    left_out = content["facts"]["left_out"]
+    assert left_out == {} or "no bfloat16" in left_out["bf16"]
+    assert len(ours) == (3 if left_out else 6)
     for (_, dtype), row in ours.items():
         assert row["snr_db"] > (80 if dtype == "fp32" else 15)
         counterpart = by_way[row["against"], "fp32"]
