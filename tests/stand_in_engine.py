@@ -220,6 +220,9 @@ def service(
         yield Service(port, lifecycle, engine, states)
     finally:
         engine.go.set()
+        if weights is not None:
+            # Its loader waits for them for good.
+            lifecycle.drain(0)
         server.stop(5)
         loop.join(10)
         assert not loop.is_alive()

@@ -35,6 +35,11 @@ def begin(
     return lifecycle, heard
 
 
+def loaders() -> set[threading.Thread]:
+    """The threads that bring models up, of whichever test."""
+    return {thread for thread in threading.enumerate() if thread.name == "loader"}
+
+
 def speak(lifecycle: Lifecycle) -> Speech:
     return lifecycle.speak(SpeechRequest("a", "vivian"), output=Output("pcm"), timeout_s=1)
 
@@ -130,13 +135,14 @@ def test_an_engine_tells_of_a_lost_device_by_itself() -> None:
 
 
 def test_nothing_brings_it_up_again_on_the_way_down(caplog: pytest.LogCaptureFixture) -> None:
+    others = loaders()
     engine = StandInEngine()
     engine.go.clear()
     lifecycle, heard = begin(lambda: engine)
     wait_for(lambda: engine.begun, "the warm-up sentence")
     assert lifecycle.drain(1) is True
     # The warm-up gives up by itself: the thread ends, and its end is no failure.
-    wait_for(lambda: "loader" not in {thread.name for thread in threading.enumerate()}, "the loader's end")
+    wait_for(lambda: not loaders() - others, "the loader's end")
     assert [status.state for status in heard] == ["warming", "draining"]
     assert "cannot serve" not in caplog.text
 
@@ -192,10 +198,11 @@ def test_it_waits_for_weights_and_loads_when_they_are_there(
 
 
 def test_while_it_waits_for_weights_it_can_be_stopped(tmp_path: Path) -> None:
+    others = loaders()
     lifecycle, heard = begin(StandInEngine, weights=ArrivingWeights(tmp_path).weights)
     until(lifecycle, "no_weights")
     assert lifecycle.drain(1) is True
-    wait_for(lambda: "loader" not in {thread.name for thread in threading.enumerate()}, "the loader's end")
+    wait_for(lambda: not loaders() - others, "the loader's end")
     assert heard[-1].state == "draining"
 
 
