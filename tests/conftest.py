@@ -1,4 +1,4 @@
-"""What several suites need: tiny synthetic checkpoints, written once a session."""
+"""What several suites need: tiny synthetic checkpoints, written once a session, and weights on their way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from arriving_weights import ArrivingWeights
 from qwen3_tts_service.checkpoints import synthetic
 
 
@@ -31,3 +32,11 @@ def design_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.write(
         tmp_path_factory.mktemp("tiny") / "voice_design", geometry="tiny", model_type="voice_design", seed=0
     )
+
+
+@pytest.fixture
+def arriving(tmp_path: Path) -> ArrivingWeights:
+    """Weights whose download has told once how far it is."""
+    found = ArrivingWeights(tmp_path)
+    found.tell()
+    return found

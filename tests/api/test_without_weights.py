@@ -14,13 +14,6 @@ from stand_in_engine import Service, StandInEngine, service
 
 
 @pytest.fixture
-def arriving(tmp_path: Path) -> ArrivingWeights:
-    found = ArrivingWeights(tmp_path)
-    found.tell()
-    return found
-
-
-@pytest.fixture
 def running(arriving: ArrivingWeights) -> Iterator[Service]:
     with service(weights=arriving.weights) as started:
         yield started

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -11,13 +10,6 @@ from playwright.sync_api import Browser, expect
 from arriving_weights import GB, ArrivingWeights
 from page.opened import Opened, opened
 from stand_in_engine import Service, service
-
-
-@pytest.fixture
-def arriving(tmp_path: Path) -> ArrivingWeights:
-    found = ArrivingWeights(tmp_path)
-    found.tell()
-    return found
 
 
 @pytest.fixture

@@ -43,8 +43,7 @@ def blueprint(lifecycle: Lifecycle) -> Blueprint:
         response = jsonify(answer)
         if status.state != "ready":
             response.status_code = 503
-            retry_after_s = missing.refusal().retry_after_s if missing else 5
-            response.headers["Retry-After"] = str(math.ceil(retry_after_s))
+            response.headers["Retry-After"] = str(math.ceil(lifecycle.refusal().retry_after_s))
         return response
 
     return routes

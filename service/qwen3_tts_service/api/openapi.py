@@ -7,6 +7,7 @@ from typing import Any, get_args
 from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
+from ..checkpoints.download_state import Step
 from ..lifecycle import State
 from ..speech.formats import CONTENT_TYPES, FASTEST, SLOWEST
 from .schemas import TOLERATED, BatchBody, DesignBody, RenameBody, SpeechBody
@@ -68,7 +69,7 @@ _READY = {
             "type": "object",
             "description": "How far the weights are, while they are missing; sizes in bytes.",
             "properties": {
-                "state": {"enum": ["resolving", "downloading", "verifying", "complete", "failed"]},
+                "state": {"enum": [*get_args(Step)]},
                 "file": {"type": "string"},
                 "bytes": _COUNT,
                 "total_bytes": _COUNT,

@@ -16,8 +16,9 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from .plan import Plan
 from .process_memory import resident_of_family
 from .report import Cell, Column, Report, Table
 from .serve_suite import request_body, settings
-from .server import FIRST_SOUND_BYTES, serving
+from .server import FIRST_SOUND_BYTES, Server, serving
 from .statistics import percentile
 
 CLIENTS = 64
@@ -108,13 +109,8 @@ def run(plan: Plan) -> Report:
     """Measure a server of its own for ``plan.overload_s`` seconds; raises as :func:`.serve_suite.run`."""
     checkpoint = inspect(plan.checkpoint)
     slots = max(plan.batches)
-    with tempfile.TemporaryDirectory() as folder:
-        keys = Path(folder) / "keys"
-        write_keys(keys)
-        own = settings(plan, "frames", slots=slots) | {"queue_size": 8, "api_keys_file": keys}
-        plan.say("starting the server")
-        with serving(Path(folder), own) as server:
-            figures = measure(server.port, server.pid, request_body(checkpoint), plan.overload_s, plan.say)
+    with keyed_server(plan, slots=slots, queue_size=8) as server:
+        figures = measure(server.port, server.pid, request_body(checkpoint), plan.overload_s, plan.say)
     facts: dict[str, Any] = {
         "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
         "device": plan.device,
@@ -128,6 +124,18 @@ def run(plan: Plan) -> Report:
         "memory_mib_a_minute": figures.growth_mib_a_minute,
     }
     return Report("overload", provenance.collect(), facts, [_table(figures)])
+
+
+@contextmanager
+def keyed_server(plan: Plan, *, slots: int, queue_size: int) -> Iterator[Server]:
+    """A server of ``plan``'s checkpoint whose keys are :data:`KEYS`. Raises as :func:`.server.serving`."""
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder) / "keys"
+        write_keys(keys)
+        own = settings(plan, "frames", slots=slots) | {"queue_size": queue_size, "api_keys_file": keys}
+        plan.say("starting the server")
+        with serving(Path(folder), own) as server:
+            yield server
 
 
 def write_keys(file: Path) -> None:

@@ -9,9 +9,7 @@ client's playback stands still, and nobody is refused.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..checkpoints.load import inspect
@@ -21,8 +19,7 @@ from . import overload, provenance
 from .overload import Heard
 from .plan import Plan
 from .report import Cell, Column, Report, Table
-from .serve_suite import request_body, settings
-from .server import serving
+from .serve_suite import request_body
 from .statistics import percentile
 
 #: How soon 95 of 100 requests must be heard, seconds.
@@ -42,14 +39,10 @@ def run(plan: Plan) -> Report:
         "slots": max(plan.batches),
         "seconds_a_rate": plan.rate_s,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        keys = Path(folder) / "keys"
-        overload.write_keys(keys)
-        plan.say("starting the server")
-        own = settings(plan, "frames", slots=max(plan.batches))
-        with serving(Path(folder), own | {"queue_size": overload.CLIENTS, "api_keys_file": keys}) as server:
-            plan.say("how many requests a second it serves at most")
-            most, rows = measure(server.port, request_body(checkpoint), plan.rate_s, plan.say)
+    slots = max(plan.batches)
+    with overload.keyed_server(plan, slots=slots, queue_size=overload.CLIENTS) as server:
+        plan.say("how many requests a second it serves at most")
+        most, rows = measure(server.port, request_body(checkpoint), plan.rate_s, plan.say)
     well = [row["rate"] for row in rows if row["well"] == "yes"]
     facts |= {"most_requests_a_second": most, "served_well": well[-1] if well else 0.0}
     return Report("rate", provenance.collect(), facts, [_table(plan.frames, rows)])

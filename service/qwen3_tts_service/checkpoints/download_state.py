@@ -18,6 +18,9 @@ MOST_BYTES = 16 << 10
 #: Longest words of a writer, in characters.
 MOST_CHARACTERS = 400
 
+#: What a download does, in this order, or how it ended.
+Step = Literal["resolving", "downloading", "verifying", "complete", "failed"]
+
 _Words = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 _Number = Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)]
@@ -28,7 +31,7 @@ class DownloadState:
     """One moment of a download. Sizes in bytes."""
 
     repo: _Words
-    state: Literal["resolving", "downloading", "verifying", "complete", "failed"]
+    state: Step
     #: Unix time.
     started: _Number
     #: When it was written, by the host's monotonic clock: one for all processes, set by nobody, still in suspend.
