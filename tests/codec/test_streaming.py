@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qwen3_tts_service.codec.streaming import DecoderState, StreamingDecoder
+from qwen3_tts_service.codec.state import DecoderState
+from qwen3_tts_service.codec.streaming import StreamingDecoder
 from qwen3_tts_service.errors import EngineError
 
 from . import needs_compiler, undivided, upstream_decoder

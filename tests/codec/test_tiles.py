@@ -21,7 +21,7 @@ def test_it_grows_with_the_product_and_keeps_the_processors_busy(dtype: torch.dt
 
 
 @pytest.mark.parametrize("width", [96, 192, 288, 384, 768, 1536, 1920, 6144])
-@pytest.mark.parametrize("tiles", [CUDA[torch.float32], CUDA[torch.bfloat16], ROCM])
+@pytest.mark.parametrize("tiles", [CUDA[torch.float32], CUDA[torch.bfloat16], *ROCM.values()])
 def test_it_computes_little_that_is_not_needed(tiles: tuple, width: int) -> None:  # type: ignore[type-arg]
     tile = choose(tiles, 20480, width, PROCESSORS)
     assert -(-width // tile.outs) * tile.outs <= 1.35 * width

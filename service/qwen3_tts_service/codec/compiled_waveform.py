@@ -5,6 +5,7 @@ The kernels are those of the device: :mod:`.kernels` for a CPU, :mod:`.gpu_kerne
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,15 +34,27 @@ class Target:
     activated: Tensor | None = None
 
 
+class PackedProduct(ABC):
+    """A :class:`.weights.Product` in the form that kernels read."""
+
+    def __init__(self, convolution: Product) -> None:
+        self.taps, self.stride = convolution.taps, convolution.stride
+        self.channels, self.history = convolution.channels, convolution.history
+
+    @abstractmethod
+    def __call__(self, rows: Tensor) -> Tensor:
+        """As :meth:`Product.__call__`, through the kernels."""
+
+
 class WaveformKernels(Protocol):
     """Convolutions compiled for a device, for rows of one dtype."""
 
     dtype: torch.dtype
 
-    def pack(self, convolution: Convolution, then: Snake | None = None) -> Any:
+    def pack(self, convolution: Convolution, then: Snake | None = None) -> PackedProduct:
         """``convolution`` as :meth:`convolve` takes it, with the SnakeBeta that its result goes through."""
 
-    def pack_last(self, convolution: Convolution) -> Any:
+    def pack_last(self, convolution: Convolution) -> PackedProduct:
         """The convolution to one channel, as :meth:`leave` takes it."""
 
     def convolve(self, packed: Any, source: Tensor, target: Target) -> None:
@@ -75,16 +88,6 @@ class _Workspace:
         return flat[:size].view(streams, rows, channels)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A convolution as the kernels take it, and what of it decides where its rows lie."""
-
-    packed: Any
-    history: int
-    channels: int
-    stride: int
-
-
 class CompiledWaveform:
     """Computes what :func:`layers.waveform` computes, in float32 or bfloat16.
 
@@ -94,21 +97,18 @@ class CompiledWaveform:
     def __init__(self, weights: WaveformWeights, kernels: WaveformKernels, device: torch.device) -> None:
         self._kernels = kernels
         blocks = weights.blocks
-        self._enter = self._layer(weights.enter, blocks[0].snake)
-        self._blocks: list[tuple[_Layer, list[tuple[_Layer, _Layer]]]] = []
+        self._enter = kernels.pack(weights.enter, blocks[0].snake)
+        self._blocks: list[tuple[PackedProduct, list[tuple[PackedProduct, PackedProduct]]]] = []
         for index, block in enumerate(blocks):
             following = blocks[index + 1].snake if index + 1 < len(blocks) else weights.snake
             afterwards = [unit.snake_in for unit in block.units[1:]] + [following]
             units = [
-                (self._layer(unit.dilated, unit.snake_out), self._layer(unit.project, then))
+                (kernels.pack(unit.dilated, unit.snake_out), kernels.pack(unit.project, then))
                 for unit, then in zip(block.units, afterwards, strict=True)
             ]
-            self._blocks.append((self._layer(block.upsample, block.units[0].snake_in), units))
-        self._leave = _layer(weights.leave, kernels.pack_last(weights.leave))
+            self._blocks.append((kernels.pack(block.upsample, block.units[0].snake_in), units))
+        self._leave = kernels.pack_last(weights.leave)
         self._workspace = _Workspace(device)
-
-    def _layer(self, convolution: Convolution, then: Snake) -> _Layer:
-        return _layer(convolution, self._kernels.pack(convolution, then))
 
     def __call__(self, x: Tensor, histories: list[Tensor]) -> Tensor:
         """As :func:`layers.waveform`; ``histories`` are moved on in place."""
@@ -131,34 +131,35 @@ class CompiledWaveform:
                 self._unit(dilated, project, source, Target(stream, out), target)
         return self._sound(target)
 
-    def _sequence(self) -> list[_Layer]:
+    def _sequence(self) -> list[PackedProduct]:
         """The convolutions over more than one row, in the order of computation."""
         blocks = [
             layer for upsample, units in self._blocks for layer in (upsample, *(unit[0] for unit in units))
         ]
         return [self._enter, *blocks, self._leave]
 
-    def _convolve(self, layer: _Layer, source: _Input, target: Target, following: _Input) -> None:
+    def _convolve(self, layer: PackedProduct, source: _Input, target: Target, following: _Input) -> None:
         target.activated = following.fresh
-        self._kernels.convolve(layer.packed, source.complete(), target)
+        self._kernels.convolve(layer, source.complete(), target)
 
     def _unit(
-        self, dilated: _Layer, project: _Layer, source: _Input, target: Target, following: _Input
+        self,
+        dilated: PackedProduct,
+        project: PackedProduct,
+        source: _Input,
+        target: Target,
+        following: _Input,
     ) -> None:
         target.activated = following.fresh
         streams, rows, channels = source.fresh.shape
         between = self._workspace.rows("between", streams, rows, channels, self._kernels.dtype)
-        self._kernels.unit(dilated.packed, project.packed, source.complete(), target, between)
+        self._kernels.unit(dilated, project, source.complete(), target, between)
 
     def _sound(self, source: _Input) -> Tensor:
         rows = source.complete()
         sound = torch.empty(source.fresh.shape[:2], device=rows.device)
-        self._kernels.leave(self._leave.packed, rows, sound)
+        self._kernels.leave(self._leave, rows, sound)
         return sound
-
-
-def _layer(convolution: Product, packed: Any) -> _Layer:
-    return _Layer(packed, convolution.history, convolution.channels, convolution.stride)
 
 
 class _Input:
@@ -181,7 +182,7 @@ class _Inputs:
     def __init__(
         self,
         workspace: _Workspace,
-        sequence: list[_Layer],
+        sequence: list[PackedProduct],
         histories: list[Tensor],
         streams: int,
         dtype: torch.dtype,

@@ -9,16 +9,16 @@ import triton
 from torch import Tensor
 
 from . import tiles, triton_kernels
-from .compiled_waveform import NotCompiled, Target
+from .compiled_waveform import NotCompiled, PackedProduct, Target
 from .weights import Convolution, Snake
 
 
-class PackedConvolution:
+class PackedConvolution(PackedProduct):
     """A convolution as the kernels read it, with the SnakeBeta that its result goes through."""
 
     def __init__(self, convolution: Convolution, kernels: GPUKernels, then: Snake | None = None) -> None:
-        self.taps, self.dilation, self.stride = convolution.taps, convolution.dilation, convolution.stride
-        self.history, self.channels = convolution.history, convolution.channels
+        super().__init__(convolution)
+        self.dilation = convolution.dilation
         self.weight = convolution.weight.contiguous()
         self.width = self.weight.shape[0]
         bias = self.weight.new_zeros(self.width) if convolution.bias is None else convolution.bias
@@ -28,7 +28,6 @@ class PackedConvolution:
         self._kernels = kernels
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """As :meth:`Convolution.__call__`, through the kernels."""
         out = rows.new_empty(rows.shape[0], rows.shape[1] - self.history, self.width)
         self._kernels.convolve(self, rows.contiguous(), Target(activated=out))
         return out
@@ -48,7 +47,7 @@ class GPUKernels:
         self.dtype = dtype
         self._precision = "ieee" if torch.version.hip or dtype != torch.float32 else "tf32x3"
         self._multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-        self._tiles = tiles.ROCM if torch.version.hip else tiles.CUDA[dtype]
+        self._tiles = (tiles.ROCM if torch.version.hip else tiles.CUDA)[dtype]
         self._check_snake(device)
 
     def pack(self, convolution: Convolution, then: Snake | None = None) -> PackedConvolution:

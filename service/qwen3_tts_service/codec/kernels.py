@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compiled_waveform import NotCompiled, Target
+from .compiled_waveform import NotCompiled, PackedProduct, Target
 from .weights import Convolution, Snake
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -135,14 +135,13 @@ def _target(target: Target) -> Any:
     )
 
 
-class PackedConvolution:
+class PackedConvolution(PackedProduct):
     """A convolution as the kernels read it, with the SnakeBeta that its result goes through."""
 
     def __init__(
         self, convolution: Convolution, kernels: Kernels, then: Snake | None = None, *, packed: bool = True
     ) -> None:
-        self.taps, self.dilation, self.stride = convolution.taps, convolution.dilation, convolution.stride
-        self.history, self.channels = convolution.history, convolution.channels
+        super().__init__(convolution)
         self._kernels = kernels
         panel = kernels.panel
         width, depth = convolution.weight.shape
@@ -186,7 +185,6 @@ class PackedConvolution:
         return padded.data_ptr()
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """As :meth:`Convolution.__call__`, through the kernels."""
         fresh = rows.shape[1] - self.history
         out = torch.empty(rows.shape[0], fresh, self.structure.width, dtype=rows.dtype)
         source, activated = rows.contiguous(), out

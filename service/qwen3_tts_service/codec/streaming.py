@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,6 +24,7 @@ from . import layers
 from .captured import CapturedDecodes
 from .compiled_waveform import CompiledWaveform, NotCompiled, WaveformKernels
 from .kernels import Kernels, default_directory
+from .state import DecoderState
 from .transformer import transform
 from .weights import DecoderWeights, Product, fold, replace_products
 
@@ -37,27 +37,6 @@ PIECE_FRAMES = 16
 GPU_PIECE_FRAMES = 128
 
 Way = Literal["captured", "compiled", "eager"]
-
-
-@dataclass(frozen=True, eq=False)
-class DecoderState:
-    """What ``batch`` streams have heard so far. Belongs to its streams; every decode call moves it on in place.
-
-    One row of ``memory`` holds everything of one stream, so that streams are gathered into a batch, copied and
-    moved by copying rows. Both tensors stay where they are for the life of the state (CUDA graphs rely on it).
-    """
-
-    memory: Tensor  # [batch, size], the decoder's dtype
-    position: Tensor  # [batch] int64: frames decoded
-
-    @property
-    def batch(self) -> int:
-        return self.memory.shape[0]
-
-    def reset(self) -> None:
-        """Before the first frame again."""
-        self.memory.zero_()
-        self.position.zero_()
 
 
 class StreamingDecoder:
@@ -136,13 +115,7 @@ class StreamingDecoder:
         """
         if self.device.type == "cpu" or self.way == "eager":
             return
-        captured = CapturedDecodes(
-            lambda codes, memory, position: self._decode(codes, DecoderState(memory, position)),
-            codebooks=self.codebooks,
-            size=self._state_size,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        captured = CapturedDecodes(self._decode, self.new_state, self.codebooks)
         try:
             with torch.no_grad():
                 captured.capture(shapes)
@@ -161,17 +134,14 @@ class StreamingDecoder:
             codes = torch.randint(self.codebook_size, (2, batch, self.codebooks, frames), generator=draw)
             by_graph, by_host = self.new_state(batch), self.new_state(batch)
             for part in codes.to(self.device):
-                got = captured.decode(part, [by_graph.memory], [by_graph.position])
+                got = captured.decode(part, [by_graph])
                 wanted = self._decode(part, by_host)
             if got is None or not torch.equal(got, wanted):
                 raise NotCompiled(f"the graph of {batch} streams and {frames} frames makes another sound")
 
     def new_state(self, batch: int = 1) -> DecoderState:
         """State of ``batch`` streams before their first frame."""
-        return DecoderState(
-            torch.zeros(batch, self._state_size, dtype=self.dtype, device=self.device),
-            torch.zeros(batch, dtype=torch.int64, device=self.device),
-        )
+        return DecoderState.empty(batch, self._state_size, self.dtype, self.device)
 
     def decode(self, codes: Tensor, states: DecoderState | list[DecoderState]) -> Tensor:
         """The next frames of every stream, as sound.
@@ -188,7 +158,7 @@ class StreamingDecoder:
         self._check(codes, sum(state.batch for state in members))
         codes = codes.to(self.device, torch.int64)
         with torch.no_grad():
-            sound = self._by_graph(codes, members)
+            sound = None if self._captured is None else self._captured.decode(codes, members)
             if sound is None:
                 sound = self._together(codes, members)
         expected = (codes.shape[0], codes.shape[2] * self.samples_per_frame)
@@ -207,24 +177,17 @@ class StreamingDecoder:
         self._check(codes, sum(state.batch for state in members))
         codes = codes.to(self.device, torch.int64)
         with torch.no_grad():
-            together = _joined(members)
+            together = DecoderState.joined(members)
             for piece in torch.split(codes, PIECE_FRAMES, dim=-1):
                 self._latents(piece, together, self._views(together.memory))
-            _give_back(together, members)
-
-    def _by_graph(self, codes: Tensor, members: list[DecoderState]) -> Tensor | None:
-        if self._captured is None:
-            return None
-        return self._captured.decode(
-            codes, [state.memory for state in members], [state.position for state in members]
-        )
+            together.give_back(members)
 
     def _together(self, codes: Tensor, members: list[DecoderState]) -> Tensor:
         if len(members) == 1:
             return self._decode(codes, members[0])
-        together = _joined(members)
+        together = DecoderState.joined(members)
         sound = self._decode(codes, together)
-        _give_back(together, members)
+        together.give_back(members)
         return sound
 
     def _check(self, codes: Tensor, streams: int) -> None:
@@ -276,22 +239,6 @@ class StreamingDecoder:
             part = memory[:, start : start + rows * channels]
             yield part.view(memory.shape[0], rows, channels)
             start += rows * channels
-
-
-def _joined(members: list[DecoderState]) -> DecoderState:
-    """Their streams side by side, as a copy."""
-    return DecoderState(
-        torch.cat([state.memory for state in members]), torch.cat([state.position for state in members])
-    )
-
-
-def _give_back(together: DecoderState, members: list[DecoderState]) -> None:
-    """Move ``members`` on to where their copy has come."""
-    batches = [state.batch for state in members]
-    parts = torch.split(together.memory, batches), torch.split(together.position, batches)
-    for state, memory, position in zip(members, *parts, strict=True):
-        state.memory.copy_(memory)
-        state.position.copy_(position)
 
 
 def _convolutions(weights: DecoderWeights) -> Iterator[Product]:
