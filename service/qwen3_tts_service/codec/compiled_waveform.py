@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .weights import Convolution, Product, Snake, WaveformWeights
+from .latents import Latents
+from .layers import Input
+from .weights import Convolution, DecoderWeights, Product, Snake, WaveformWeights
 
 
 class NotCompiled(Exception):
@@ -39,17 +41,21 @@ class PackedProduct(ABC):
 
     def __init__(self, convolution: Product) -> None:
         self.taps, self.stride = convolution.taps, convolution.stride
-        self.channels, self.history = convolution.channels, convolution.history
+        self.channels, self.width = convolution.channels, convolution.width
+        self.history = convolution.history
 
     @abstractmethod
     def __call__(self, rows: Tensor) -> Tensor:
         """As :meth:`Product.__call__`, through the kernels."""
 
 
-class WaveformKernels(Protocol):
-    """Convolutions compiled for a device, for rows of one dtype."""
+class DecoderKernels(Protocol):
+    """What is compiled for a device, for rows of one dtype."""
 
     dtype: torch.dtype
+
+    def latents(self, weights: DecoderWeights) -> Latents:
+        """What stands in front of the waveform part."""
 
     def pack(self, convolution: Convolution, then: Snake | None = None) -> PackedProduct:
         """``convolution`` as :meth:`convolve` takes it, with the SnakeBeta that its result goes through."""
@@ -94,7 +100,7 @@ class CompiledWaveform:
     One thread at a time. Memory for activations is that of the largest call so far.
     """
 
-    def __init__(self, weights: WaveformWeights, kernels: WaveformKernels, device: torch.device) -> None:
+    def __init__(self, weights: WaveformWeights, kernels: DecoderKernels, device: torch.device) -> None:
         self._kernels = kernels
         blocks = weights.blocks
         self._enter = kernels.pack(weights.enter, blocks[0].snake)
@@ -138,7 +144,7 @@ class CompiledWaveform:
         ]
         return [self._enter, *blocks, self._leave]
 
-    def _convolve(self, layer: PackedProduct, source: _Input, target: Target, following: _Input) -> None:
+    def _convolve(self, layer: PackedProduct, source: Input, target: Target, following: Input) -> None:
         target.activated = following.fresh
         self._kernels.convolve(layer, source.complete(), target)
 
@@ -146,34 +152,20 @@ class CompiledWaveform:
         self,
         dilated: PackedProduct,
         project: PackedProduct,
-        source: _Input,
+        source: Input,
         target: Target,
-        following: _Input,
+        following: Input,
     ) -> None:
         target.activated = following.fresh
         streams, rows, channels = source.fresh.shape
         between = self._workspace.rows("between", streams, rows, channels, self._kernels.dtype)
         self._kernels.unit(dilated, project, source.complete(), target, between)
 
-    def _sound(self, source: _Input) -> Tensor:
+    def _sound(self, source: Input) -> Tensor:
         rows = source.complete()
         sound = torch.empty(source.fresh.shape[:2], device=rows.device)
         self._kernels.leave(self._leave, rows, sound)
         return sound
-
-
-class _Input:
-    """What a convolution reads: its history and, behind it, the fresh rows, without a copy between them."""
-
-    def __init__(self, rows: Tensor, history: Tensor) -> None:
-        self.rows, self._history = rows, history
-        self.fresh = rows[:, history.shape[1] :]
-        rows[:, : history.shape[1]].copy_(history)
-
-    def complete(self) -> Tensor:
-        """All rows, once the fresh ones are written; the newest are kept for the next call."""
-        self._history.copy_(self.rows[:, self.rows.shape[1] - self._history.shape[1] :])
-        return self.rows
 
 
 class _Inputs:
@@ -190,9 +182,9 @@ class _Inputs:
         self._workspace, self._streams, self._dtype = workspace, streams, dtype
         self._coming = enumerate(zip(sequence, histories, strict=True))
 
-    def begin(self, rows: int) -> _Input:
+    def begin(self, rows: int) -> Input:
         """The next convolution's input, for ``rows`` rows that are about to be written."""
         index, (layer, history) = next(self._coming)
         name = "even" if index % 2 == 0 else "odd"
         size = layer.history + rows
-        return _Input(self._workspace.rows(name, self._streams, size, layer.channels, self._dtype), history)
+        return Input(self._workspace.rows(name, self._streams, size, layer.channels, self._dtype), history)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from . import tiles, triton_kernels
 from .compiled_waveform import NotCompiled, PackedProduct, Target
-from .weights import Convolution, Snake
+from .gpu_latents import GPULatents
+from .latents import Latents
+from .weights import Convolution, DecoderWeights, Snake
 
 
 class PackedConvolution(PackedProduct):
@@ -20,7 +22,6 @@ class PackedConvolution(PackedProduct):
         super().__init__(convolution)
         self.dilation = convolution.dilation
         self.weight = convolution.weight.contiguous()
-        self.width = self.weight.shape[0]
         bias = self.weight.new_zeros(self.width) if convolution.bias is None else convolution.bias
         self.bias = bias.float().contiguous()
         self.frequency = None if then is None else then.frequency.float().repeat(self.stride)
@@ -45,10 +46,13 @@ class GPUKernels:
         if dtype not in (torch.float32, torch.bfloat16):
             raise NotCompiled(f"no kernels for {dtype}")
         self.dtype = dtype
-        self._precision = "ieee" if torch.version.hip or dtype != torch.float32 else "tf32x3"
+        self.precision = "ieee" if torch.version.hip or dtype != torch.float32 else "tf32x3"
         self._multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
         self._tiles = (tiles.ROCM if torch.version.hip else tiles.CUDA)[dtype]
         self._check_snake(device)
+
+    def latents(self, weights: DecoderWeights) -> Latents:
+        return GPULatents(weights, self)
 
     def pack(self, convolution: Convolution, then: Snake | None = None) -> PackedConvolution:
         self._check(convolution)
@@ -113,7 +117,7 @@ class GPUKernels:
             OUT=target.out is not None,
             SNAKE=packed.frequency is not None,
             ACTIVATED=target.activated is not None,
-            PRECISION=self._precision,
+            PRECISION=self.precision,
             BLOCK_ROWS=tile.rows,
             BLOCK_OUT=tile.outs,
             BLOCK_IN=tile.ins,

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from .compiled_waveform import NotCompiled, PackedProduct, Target
-from .weights import Convolution, Snake
+from .latents import Latents, PlainLatents
+from .weights import Convolution, DecoderWeights, Snake, replace_products
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = (
@@ -144,12 +145,12 @@ class PackedConvolution(PackedProduct):
         super().__init__(convolution)
         self._kernels = kernels
         panel = kernels.panel
-        width, depth = convolution.weight.shape
-        padded = -(-width // panel) * panel
+        depth = convolution.weight.shape[1]
+        padded = -(-self.width // panel) * panel
         self._kept: list[Tensor] = []
         if packed:
             rows = convolution.weight.new_zeros(padded, depth)
-            rows[:width] = convolution.weight
+            rows[: self.width] = convolution.weight
             # One vector lane takes 32 bits of a row: one float, or two neighbouring bfloat16.
             together = 4 // rows.element_size()
             weight = (
@@ -171,7 +172,7 @@ class PackedConvolution(PackedProduct):
             convolution.channels,
             convolution.taps,
             convolution.dilation,
-            width,
+            self.width,
             weight.data_ptr(),
             self._pad(convolution.bias, padded),
             *snake,
@@ -186,7 +187,7 @@ class PackedConvolution(PackedProduct):
 
     def __call__(self, rows: Tensor) -> Tensor:
         fresh = rows.shape[1] - self.history
-        out = torch.empty(rows.shape[0], fresh, self.structure.width, dtype=rows.dtype)
+        out = torch.empty(rows.shape[0], fresh, self.width, dtype=rows.dtype)
         source, activated = rows.contiguous(), out
         if self.taps == 1:  # one long stream: rows of different streams are neighbours
             source, activated = source.flatten(0, 1)[None], out.flatten(0, 1)[None]
@@ -227,6 +228,9 @@ class Kernels:
         limit = 1e-5 if self.dtype == torch.float32 else 0.03
         if not error <= limit:
             raise NotCompiled(f"the built kernels are off by {error:.1e} where {limit:.0e} is rounding")
+
+    def latents(self, weights: DecoderWeights) -> Latents:
+        return PlainLatents(replace_products(weights, self.pack))
 
     def pack(self, convolution: Convolution, then: Snake | None = None) -> PackedConvolution:
         return PackedConvolution(convolution, self, then)

@@ -27,6 +27,20 @@ def with_history(x: Tensor, history: Tensor) -> Tensor:
     return rows
 
 
+class Input:
+    """What a convolution reads: its history and, behind it, the fresh rows, without a copy between them."""
+
+    def __init__(self, rows: Tensor, history: Tensor) -> None:
+        self.rows, self._history = rows, history
+        self.fresh = rows[:, history.shape[1] :]
+        rows[:, : history.shape[1]].copy_(history)
+
+    def complete(self) -> Tensor:
+        """All rows, once the fresh ones are written; the newest are kept for the next call."""
+        self._history.copy_(self.rows[:, self.rows.shape[1] - self._history.shape[1] :])
+        return self.rows
+
+
 def convolve(x: Tensor, history: Tensor, convolution: Product) -> Tensor:
     """[batch, rows, channels] to [batch, rows * stride, channels out]."""
     out = convolution(with_history(x, history) if convolution.taps > 1 else x)

