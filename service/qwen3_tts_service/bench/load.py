@@ -12,6 +12,7 @@ import multiprocessing
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,7 @@ def run(plan: Plan) -> Report:
             facts["ready_after_s"] = time.monotonic() - started
             _listen(server, body, clients, 0.1 * window_s)
             told(_served("clients", _listen(server, body, clients, window_s), idle))
-            with disturbed(server, body):
-                noisy = _listen(server, body, clients, window_s)
+            noisy = _listen(server, body, clients, window_s, beside=disturbed(server, body))
             return told(_served("clients, long texts, /metrics", noisy, idle))
 
 
@@ -116,10 +116,18 @@ def _long_enough(builder: PromptBuilder, checkpoint: Checkpoint, frames: int) ->
         text += " " + SENTENCE
 
 
-def _listen(server: Server, body: dict[str, Any], clients: int, seconds: float) -> _Window:
+def _listen(
+    server: Server,
+    body: dict[str, Any],
+    clients: int,
+    seconds: float,
+    *,
+    beside: AbstractContextManager[None] | None = None,
+) -> _Window:
     """``clients`` clients at once; all leave ``seconds`` after the last had its first sound.
 
-    Raises EngineError when one has none after a minute.
+    ``beside`` is entered then: before, it could take a place from one of them, whose first sound would come when
+    the others have ended. Raises EngineError when one has none after a minute, or when one ended by itself.
     """
     ears = [Ear() for _ in range(clients)]
     with ThreadPoolExecutor(clients) as pool:
@@ -135,8 +143,12 @@ def _listen(server: Server, body: dict[str, Any], clients: int, seconds: float) 
                     raise EngineError(f"{silent} of {clients} clients hear nothing") from failed
                 time.sleep(_LOOK_S)
             since = max(ear.first_at or 0.0 for ear in ears)
-            time.sleep(seconds)
-            until = time.monotonic()
+            with beside or nullcontext():
+                time.sleep(seconds)
+                until = time.monotonic()
+                over = sum(one.done() for one in listening)
+            if over:
+                raise EngineError(f"{over} of {clients} streams ended before they were left: more --frames")
         finally:
             for ear in ears:
                 ear.leaves.set()
@@ -172,7 +184,7 @@ def _row(who: str, gaps: Spread, window: _Window | None, idle: Spread) -> dict[s
 def _table(plan: Plan, rows: list[dict[str, Cell]]) -> Table:
     return Table(
         name="load",
-        title=f"Gaps between frames, {max(plan.clients)} voices, codec on the {plan.codec_device.upper()}",
+        title=f"Gaps between frames, {max(plan.clients)} voices, {plan.codec}",
         columns=[
             Column("who", "beside the frames"),
             Column("gap_ms", "gap", "ms"),

@@ -67,3 +67,8 @@ class Plan:
     weights: Weights = "bf16"
     say: Callable[[str], None] = _silent
     keep: Callable[[Report], None] = _forget
+
+    @property
+    def codec(self) -> str:
+        """The codec of a server that a suite starts, for a title."""
+        return f"codec on the {self.codec_device.upper()} in {self.codec_dtype}"

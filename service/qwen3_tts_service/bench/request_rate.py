@@ -45,7 +45,8 @@ def run(plan: Plan) -> Report:
         most, rows = measure(server.port, request_body(checkpoint), plan.rate_s, plan.say)
     well = [row["rate"] for row in rows if row["well"] == "yes"]
     facts |= {"most_requests_a_second": most, "served_well": well[-1] if well else 0.0}
-    return Report("rate", provenance.collect(), facts, [_table(plan.frames, rows)])
+    title = f"Requests of {plan.frames / FRAMES_A_SECOND:.2f} s of sound at random times, {plan.codec}"
+    return Report("rate", provenance.collect(), facts, [_table(title, rows)])
 
 
 def measure(
@@ -63,7 +64,7 @@ def measure(
     rows: list[dict[str, Cell]] = []
     for part in _PARTS:
         rows.append(_row(part * most, overload.open_loop(port, content, seconds, part * most)))
-        say(_table(0, rows).line(rows[-1]))
+        say(_table("", rows).line(rows[-1]))
         if rows[-1]["well"] != "yes":
             break
     return most, rows
@@ -87,10 +88,10 @@ def _row(rate: float, heard: Heard) -> dict[str, Cell]:
     }
 
 
-def _table(frames: int, rows: list[dict[str, Cell]]) -> Table:
+def _table(title: str, rows: list[dict[str, Cell]]) -> Table:
     return Table(
         name="rate",
-        title=f"Requests of {frames / FRAMES_A_SECOND:.2f} s of sound at random times",
+        title=title,
         columns=[
             Column("rate", "requests a second", digits=1),
             Column("served", "served"),

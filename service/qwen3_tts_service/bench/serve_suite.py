@@ -187,7 +187,8 @@ def _compare(row: dict[str, Cell], rows: list[dict[str, Cell]]) -> None:
 def _table(plan: Plan, rows: list[dict[str, Cell]]) -> Table:
     return Table(
         name="clients",
-        title=f"HTTP clients, each request {plan.frames} frames ({plan.frames / FRAMES_A_SECOND:.2f} s of sound)",
+        title=f"HTTP clients, each request {plan.frames} frames ({plan.frames / FRAMES_A_SECOND:.2f} s of sound), "
+        f"{plan.codec}",
         columns=[
             Column("who", "engine"),
             Column("clients", "clients"),
