@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qwen3_tts_service.codec.compiled_waveform import NotCompiled
+from qwen3_tts_service.codec.latents import PlainLatents
 from qwen3_tts_service.codec.state import DecoderState
 from qwen3_tts_service.codec.streaming import StreamingDecoder
 from qwen3_tts_service.errors import EngineError
@@ -183,6 +186,42 @@ def test_where_no_graph_can_be_captured_it_says_so_and_decodes(oracle: Oracle, k
     assert decoder.reason.startswith("not captured: ")
     got = in_chunks(decoder, oracle.codes, [FRAMES])
     assert (got - oracle.wanted).abs().max() <= oracle.bound
+
+
+def test_whatever_a_compiler_raises_plain_torch_is_there(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_decoder: StreamingDecoder, _directory: Path) -> Never:
+        raise RuntimeError("the assembler\nis gone")
+
+    monkeypatch.setattr(StreamingDecoder, "_kernels", broken)
+    decoder = StreamingDecoder(oracle.upstream)
+    assert (decoder.way, decoder.reason) == ("eager", "RuntimeError: the assembler is gone")
+    got = in_chunks(decoder, oracle.codes, [FRAMES])
+    assert (got - oracle.wanted).abs().max() <= oracle.bound
+
+
+@pytest.mark.parametrize(("part", "layers"), [(0, 0), (1, 0), (2, 0), (2, 1)])
+def test_compiled_latents_that_forget_a_part_of_the_state_are_not_used(
+    oracle: Oracle, part: int, layers: int
+) -> None:
+    """The rows before the first product, the first keys, the first values, the first depthwise convolution's rows."""
+    decoder = StreamingDecoder(oracle.upstream, compile=False)
+    plain = decoder._latents
+    assert isinstance(plain, PlainLatents)
+    forgotten = part + layers * 2 * len(plain._transformer.layers)
+
+    def forgets(codes: Tensor, position: Tensor, views: Iterator[Tensor]) -> Tensor:
+        kept = list(views)
+        before = kept[forgotten].clone()
+        rows = plain(codes, position, iter(kept))
+        kept[forgotten].copy_(before)
+        return rows
+
+    with torch.no_grad():
+        decoder._compare_latents(plain)
+        with pytest.raises(NotCompiled, match="latents are off"):
+            decoder._compare_latents(forgets)
 
 
 def test_a_cpu_prepares_nothing(bench: Bench) -> None:
