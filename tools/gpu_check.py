@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The one script for a machine with a GPU: parity, table, load, memory; each a part of its own, in minutes.
+"""The one script for a machine with a GPU, in parts of minutes.
 
 ``parity`` compares the engine with upstream on the device, in float32 and bfloat16, alone and in full batches
-and under random schedules, and the codec with upstream's decoder. ``table`` is the benchmark: frames (with the
-checkpoint's weights and in 8 bits), arrivals, requests over HTTP, a sentence three ways, the codec alone.
-``load`` measures the gaps between frames with 64 streaming clients against nobody else, ``memory`` what a
-thousand requests leave behind.
+and under random schedules, the codec with upstream's decoder, and the sampling kernel with plain torch. ``frames``
+times frames (with the checkpoint's weights and in 8 bits), arrivals beside them and a sentence three ways,
+``http`` requests, ``rate`` requests at random times, ``codec`` decoding alone. ``load`` measures the gaps between
+frames with 64 streaming clients against nobody else, ``memory`` what a thousand requests leave behind.
 
 It needs torch and the service's Python dependencies, nothing of ``make venv``: run it with
 ``PYTHONPATH=service``. Without ``--checkpoint`` it writes a synthetic 1.7B one first. Every measurement is a
@@ -45,53 +45,77 @@ class Measurement:
     base: bool = False
 
 
-#: Part -> its measurements. Those of ``parity`` run at the same time: nothing is timed there, and upstream
-#: keeps the host busy, not the GPU.
+_ON_GPU = (("fp32", ""), ("bf16", "-bf16"))
+#: Part -> its measurements, each part under eight minutes. Those of ``parity`` run at the same time: nothing is
+#: timed there, and upstream keeps the host busy, not the GPU.
 PARTS: dict[str, tuple[Measurement, ...]] = {
     "parity": (
         Measurement("fp32", "parity", 240, {"dtype": "fp32", "frames": 112, "batches": (8,)}),
         Measurement("bf16", "parity", 240, {"dtype": "bf16", "frames": 112, "batches": (32,)}),
-        Measurement("codec", "codec_parity", 120, {"frames": 112}),
+        Measurement("codec", "codec_parity", 200, {"frames": 112}),
+        Measurement("sampler", "sampler_parity", 120),
     ),
-    "table": (
+    "frames": (
         Measurement("arrivals", "arrivals", 110, {"frames": 1800, "batches": (8,)}, base=True),
         # Upstream comes last in it and may be cut off.
         Measurement("engine", "engine_suite", 150, {"weights": "int8"}),
+        Measurement("original", "original", 120, {"repeats": 2}),
+    ),
+    "http": (
         Measurement(
-            "http-codec-cpu",
+            "codec-cpu",
             "serve_suite",
             70,
             {"codec_device": "cpu", "clients": (1,), "repeats": 10, "upstream": False},
         ),
         *(
             Measurement(
-                f"{name}-codec-gpu{suffix}",
-                module,
-                seconds,
-                {"codec_device": "gpu", "codec_dtype": dtype, "upstream": False, **own},
+                f"codec-gpu{suffix}",
+                "serve_suite",
+                110,
+                {
+                    "codec_device": "gpu",
+                    "codec_dtype": dtype,
+                    "clients": (32,),
+                    "repeats": 2,
+                    "upstream": False,
+                },
             )
-            for dtype, suffix in (("fp32", ""), ("bf16", "-bf16"))
-            for name, module, seconds, own in (
-                ("http", "serve_suite", 110, {"clients": (32,), "repeats": 2}),
-                # 5 s of sound.
-                ("rate", "request_rate", 170, {"batches": (32,), "frames": 63, "rate_s": 8.0}),
-            )
+            for dtype, suffix in _ON_GPU
         ),
-        Measurement("original", "original", 120, {"repeats": 2}),
-        Measurement("codec-gpu", "codec_suite", 60, {"codec_device": "gpu"}),
-        Measurement("codec-cpu", "codec_suite", 90, {"repeats": 2, "batches": (1, 4, 8)}),
+    ),
+    "rate": tuple(
+        # 5 s of sound.
+        Measurement(
+            f"codec-gpu{suffix}",
+            "request_rate",
+            170,
+            {"codec_device": "gpu", "codec_dtype": dtype, "batches": (32,), "frames": 63, "rate_s": 8.0},
+        )
+        for dtype, suffix in _ON_GPU
+    ),
+    "codec": (
+        Measurement("gpu", "codec_suite", 60, {"codec_device": "gpu"}),
+        Measurement("cpu", "codec_suite", 90, {"repeats": 2, "batches": (1, 4, 8)}),
     ),
     "memory": (
         Measurement("bf16", "memory", 90, {"frames": 60, "batches": (8,)}),
         Measurement("int8", "memory", 90, {"frames": 60, "batches": (8,), "weights": "int8"}),
     ),
-    "load": (
+    "load": tuple(
         Measurement(
-            "codec-gpu", "load", 120, {"clients": (64,), "codec_device": "gpu", "frames": 1500, "repeats": 1}
-        ),
-        Measurement(
-            "codec-cpu", "load", 120, {"clients": (64,), "codec_device": "cpu", "frames": 1500, "repeats": 1}
-        ),
+            f"codec-{device}{suffix}",
+            "load",
+            150,
+            {
+                "clients": (64,),
+                "codec_device": device,
+                "codec_dtype": dtype,
+                "frames": 1500,
+                "repeats": 1,
+            },
+        )
+        for device, (dtype, suffix) in (("cpu", _ON_GPU[0]), *(("gpu", one) for one in _ON_GPU))
     ),
 }
 TOGETHER = frozenset({"parity"})

@@ -30,13 +30,14 @@ def test_only_frames_of_an_unbroken_run_have_a_gap(tmp_path: Path) -> None:
     file.write_bytes(b"".join(record.pack(*frame) for frame in frames) + b"half a record")
     found = observation.gaps(file, since=0.0, until=10.0)
     assert found
-    assert found.gaps.count == 3
-    assert found.gaps.median == pytest.approx(0.2)
-    assert found.worst == pytest.approx(0.3)
+    assert found.by_rows == {
+        rows: pytest.approx(seconds) for rows, seconds in ((4, [0.2]), (2, [0.3]), (1, [0.2]))
+    }
+    assert sorted(found.seconds) == pytest.approx([0.2, 0.2, 0.3])
     assert found.rows == pytest.approx(7 / 3)
     later = observation.gaps(file, since=2.0, until=10.0)
     assert later
-    assert later.gaps.count == 1
+    assert len(later.seconds) == 1
     assert observation.gaps(file, since=20.0, until=30.0) is None
 
 

@@ -60,12 +60,19 @@ def gpu_check() -> Any:
 def test_every_part_of_the_script_names_what_there_is() -> None:
     script = gpu_check()
     members = {field.name for field in fields(Plan)}
-    assert list(script.PARTS) == ["parity", "table", "memory", "load"]
+    assert list(script.PARTS) == ["parity", "frames", "http", "rate", "codec", "memory", "load"]
     assert set(script.PARTS) >= script.TOGETHER
     for measurements in script.PARTS.values():
         for one in measurements:
             assert callable(importlib.import_module(f"qwen3_tts_service.bench.{one.module}").run)
             assert one.settings.keys() <= members
+
+
+def test_every_part_of_the_script_is_over_in_eight_minutes() -> None:
+    script = gpu_check()
+    for part, measurements in script.PARTS.items():
+        seconds = [one.seconds for one in measurements]
+        assert (max(seconds) if part in script.TOGETHER else sum(seconds)) < 8 * 60, part
 
 
 def test_what_does_not_fit_into_the_budget_is_not_started(

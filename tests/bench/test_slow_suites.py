@@ -15,6 +15,7 @@ from qwen3_tts_service.bench import arrivals, load, memory, placement, serve_sui
 from qwen3_tts_service.bench.plan import Plan
 from qwen3_tts_service.bench.report import Report
 from qwen3_tts_service.bench.statistics import Spread
+from qwen3_tts_service.errors import EngineError
 
 pytestmark = pytest.mark.slow
 
@@ -105,5 +106,15 @@ def test_gaps_under_load_are_the_servers_and_count_when_all_listen(plan: Plan) -
         # Nobody had ended by himself, or was still being admitted.
         assert float(str(row["rows"])) == pytest.approx(2, abs=0.2)
         assert float(str(row["ratio"])) == pytest.approx(
-            float(str(row["p95_ms"])) / float(str(alone["p95_ms"]))
+            float(str(row["p95_ms"])) / float(str(row["alone_ms"]))
         )
+
+
+def test_streams_that_end_while_they_are_listened_to_are_no_load(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_OF_A_STREAM", 5.0)
+    with pytest.raises(
+        EngineError, match="of 2 streams ended before they were left: measure with more --frames"
+    ):
+        load.run(replace(plan, frames=10, slot_positions=512))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,15 @@ WARM_UPS = 8
 
 @dataclass(frozen=True)
 class Frames:
-    """Timed frames of one batch size: seconds between two that were read, and seconds of the host for each."""
+    """Timed frames of one batch size: seconds between two that were read, in order, and of the host for each."""
 
-    gaps: Spread
+    seconds: Sequence[float]
     host: Spread
+
+    @property
+    def gaps(self) -> Spread:
+        """Of ``seconds``."""
+        return spread(self.seconds)
 
 
 def time_frames(runner: Any, prompt: Prompt, *, batch: int, frames: int) -> Frames:
@@ -49,4 +55,4 @@ def time_frames(runner: Any, prompt: Prompt, *, batch: int, frames: int) -> Fram
         read_at.append(time.perf_counter())
     for ticket in ahead:
         ticket.read()
-    return Frames(spread(intervals(read_at[WARM_UPS - 1 :])), spread(host[WARM_UPS:]))
+    return Frames(intervals(read_at[WARM_UPS - 1 :]), spread(host[WARM_UPS:]))

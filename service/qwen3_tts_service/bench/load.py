@@ -1,16 +1,19 @@
 """Does the frame loop wait for Python? The gaps between frames with 64 streaming clients, against nobody else.
 
-The same number of voices speaks in both, so that a frame is the same work: first in a process of its own in
-which nothing else runs, then in the server, which also answers clients, reads texts of 50,000 characters and is
-asked for ``/metrics``. Gaps count from when every client has its first sound: the reading of prompts has a
-measurement of its own (``arrivals.py``).
+First in a process of its own in which nothing else runs, then in the server, which also answers clients, cuts
+texts of 50,000 characters and is asked for ``/metrics``. Both must be the same work: where the codec is slower than
+the frames, slots pause, so that batches are smaller and streams not as long. What the server is compared with are
+therefore as many frames alone of each batch size as it had, over as many frames of a stream as it spoke. Gaps count
+from when every client has its first sound: the reading of prompts has a measurement of its own (``arrivals.py``).
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,7 +35,7 @@ from .report import Cell, Column, Report, Table
 from .requests import spoken_by
 from .serve_suite import disturbed, request_body, settings
 from .server import Ear, Heard, Server, serving
-from .statistics import Spread, spread
+from .statistics import Spread, percentile, spread
 
 #: Of the time that a stream of the plan's length takes alone: the first to end is not among what is counted.
 _OF_A_STREAM = 0.7
@@ -44,8 +47,28 @@ _GOAL = 1.2
 
 
 @dataclass(frozen=True)
+class Alone:
+    """A text that may become the plan's frames, and seconds between two frames, in order, by the voices."""
+
+    text: str
+    seconds: Mapping[int, Sequence[float]]
+
+    def like(self, gaps: observation.FrameGaps, frames: int) -> Spread:
+        """As many gaps of each batch size as ``gaps`` has, of streams that are up to ``frames`` frames long.
+
+        A batch size that was not measured counts as the next smaller one.
+        """
+        pooled: list[float] = []
+        for rows, seconds in gaps.by_rows.items():
+            nearest = max((size for size in self.seconds if size <= rows), default=min(self.seconds))
+            sample, count = sorted(self.seconds[nearest][:frames]), len(seconds)
+            pooled += [percentile(sample, (index + 0.5) / count) for index in range(count)]
+        return spread(pooled)
+
+
+@dataclass(frozen=True)
 class _Window:
-    """What was heard, the gaps of frames while all clients listened, and the sound of a second of it."""
+    """What was heard, and the gaps of frames while all clients listened."""
 
     heard: list[Heard]
     gaps: observation.FrameGaps | None
@@ -75,10 +98,11 @@ def run(plan: Plan) -> Report:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         lone = replace(plan, say=_ignore, keep=_ignore)
-        text, idle = pool.submit(alone, lone, clients).result()
-    body = request_body(checkpoint, text)
-    told(_row("frames alone", idle, None, idle))
-    window_s = _OF_A_STREAM * plan.frames * idle.median
+        idle = pool.submit(alone, lone, clients).result()
+    body = request_body(checkpoint, idle.text)
+    full = spread(idle.seconds[clients])
+    told({"who": f"{clients} voices alone", "rows": clients, **_gaps(idle.seconds[clients], full)})
+    window_s = _OF_A_STREAM * plan.frames * full.median
     with tempfile.TemporaryDirectory() as folder:
         plan.say(f"starting the server with {clients} slots")
         started = time.monotonic()
@@ -90,16 +114,21 @@ def run(plan: Plan) -> Report:
             return told(_served("clients, long texts, /metrics", noisy, idle))
 
 
-def alone(plan: Plan, voices: int) -> tuple[str, Spread]:
-    """A text that may become ``plan.frames`` frames, and seconds between two frames of ``voices`` voices.
-
-    Nothing else happens in the process.
-    """
+def alone(plan: Plan, voices: int) -> Alone:
+    """Frames of ``voices`` voices, of half and of a quarter of them. Nothing else happens in the process."""
     model = load(plan.checkpoint, device=plan.device, dtype=plan.dtype, cpu_threads=plan.cpu_threads)
     text, prompt = _long_enough(PromptBuilder(model), model.checkpoint, plan.frames)
     frames = FrameModel(model, slots=voices, positions=plan.slot_positions, release_upstream=True)
     go_on(frames)
-    return text, time_frames(FrameRunner(frames), prompt, batch=voices, frames=plan.frames).gaps
+    runner = FrameRunner(frames)
+    sizes = {voices, *(size for size in runner.batch_sizes if 4 * size >= voices)}
+    return Alone(
+        text,
+        {
+            size: time_frames(runner, prompt, batch=size, frames=plan.frames).seconds
+            for size in sorted(sizes, reverse=True)
+        },
+    )
 
 
 def _ignore(_what: object) -> None:
@@ -146,9 +175,13 @@ def _listen(
             with beside or nullcontext():
                 time.sleep(seconds)
                 until = time.monotonic()
-                over = sum(one.done() for one in listening)
+                over = [one for one in listening if one.done()]
             if over:
-                raise EngineError(f"{over} of {clients} streams ended before they were left: more --frames")
+                failed = next((one.exception() for one in over if one.exception()), None)
+                raise EngineError(
+                    f"{len(over)} of {clients} streams ended before they were left: "
+                    f"{failed or 'measure with more --frames'}"
+                ) from failed
         finally:
             for ear in ears:
                 ear.leaves.set()
@@ -156,29 +189,30 @@ def _listen(
     return _Window(heard, observation.gaps(server.frame_times, since=since, until=until))
 
 
-def _served(who: str, window: _Window, idle: Spread) -> dict[str, Cell]:
+def _served(who: str, window: _Window, idle: Alone) -> dict[str, Cell]:
     if window.gaps is None:
         raise EngineError("the server's frames left no times: its engine process is not observed")
-    return _row(who, window.gaps.gaps, window, idle)
-
-
-def _row(who: str, gaps: Spread, window: _Window | None, idle: Spread) -> dict[str, Cell]:
-    row: dict[str, Cell] = {
+    frames = sum(heard.frames for heard in window.heard)
+    like = idle.like(window.gaps, math.ceil(frames / len(window.heard)))
+    return {
         "who": who,
+        "rows": window.gaps.rows,
+        **_gaps(window.gaps.seconds, like),
+        "first_ms": spread([heard.first_s for heard in window.heard]).scaled(1e3),
+        "audio_s_a_second": frames / FRAMES_A_SECOND / max(heard.whole_s for heard in window.heard),
+    }
+
+
+def _gaps(seconds: Sequence[float], like: Spread) -> dict[str, Cell]:
+    gaps = spread(seconds)
+    return {
         "gap_ms": gaps.scaled(1e3),
         "p95_ms": gaps.p95 * 1e3,
-        "ratio": gaps.p95 / idle.p95,
-        "frames": gaps.count,
+        "alone_ms": like.p95 * 1e3,
+        "ratio": gaps.p95 / like.p95,
+        "worst_ms": max(seconds) * 1e3,
+        "frames": len(seconds),
     }
-    if window is not None and window.gaps is not None:
-        sound_s = sum(heard.frames for heard in window.heard) / FRAMES_A_SECOND
-        row |= {
-            "worst_ms": window.gaps.worst * 1e3,
-            "rows": window.gaps.rows,
-            "first_ms": spread([heard.first_s for heard in window.heard]).scaled(1e3),
-            "audio_s_a_second": sound_s / max(heard.whole_s for heard in window.heard),
-        }
-    return row
 
 
 def _table(plan: Plan, rows: list[dict[str, Cell]]) -> Table:
@@ -189,16 +223,18 @@ def _table(plan: Plan, rows: list[dict[str, Cell]]) -> Table:
             Column("who", "beside the frames"),
             Column("gap_ms", "gap", "ms"),
             Column("p95_ms", "95th percentile", "ms"),
+            Column("alone_ms", "that of the same batches alone", "ms"),
             Column("ratio", "times alone"),
             Column("worst_ms", "worst", "ms", 1),
             Column("frames", "gaps"),
-            Column("rows", "mean rows", digits=1),
+            Column("rows", "rows of a batch", digits=1),
             Column("first_ms", "first sound", "ms", 1),
             Column("audio_s_a_second", "sound a second", "s", 1),
         ],
         rows=rows,
         notes=[
             f"At most {_GOAL:g} times alone is the goal. Streams are {plan.frames} frames long and are listened to "
-            f"for {_OF_A_STREAM:.0%} of what that takes alone, from when every client has its first sound.",
+            f"for {_OF_A_STREAM:.0%} of what that takes alone, from when every client has its first sound. Rows: those "
+            "launched, of slots that pause too. The same batches alone: as many of each size, over as many frames.",
         ],
     )

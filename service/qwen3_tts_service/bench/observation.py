@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
-
-from .statistics import Spread, spread
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -110,11 +108,22 @@ def _timed(runner: Any, file: BinaryIO) -> None:
 
 @dataclass(frozen=True)
 class FrameGaps:
-    """Seconds between two frames of an unbroken run, and the mean rows of the batches."""
+    """Seconds between two frames of an unbroken run, by the rows of the later one's batch.
 
-    gaps: Spread
-    worst: float
-    rows: float
+    Rows are those that were launched: a slot that pauses keeps its row while others stand behind it.
+    """
+
+    by_rows: Mapping[int, Sequence[float]]
+
+    @property
+    def seconds(self) -> list[float]:
+        """All of them."""
+        return [gap for gaps in self.by_rows.values() for gap in gaps]
+
+    @property
+    def rows(self) -> float:
+        """The mean rows of a batch."""
+        return sum(rows * len(gaps) for rows, gaps in self.by_rows.items()) / len(self.seconds)
 
 
 def gaps(file: Path, *, since: float, until: float) -> FrameGaps | None:
@@ -124,12 +133,10 @@ def gaps(file: Path, *, since: float, until: float) -> FrameGaps | None:
     """
     content = file.read_bytes()
     whole = len(content) - len(content) % _RECORD.size
-    seconds, rows, before = [], [], None
+    by_rows: dict[int, list[float]] = {}
+    before = None
     for launched, read, batch in _RECORD.iter_unpack(content[:whole]):
         if before is not None and launched < before and since <= before and read <= until:
-            seconds.append(read - before)
-            rows.append(batch)
+            by_rows.setdefault(batch, []).append(read - before)
         before = read
-    if not seconds:
-        return None
-    return FrameGaps(spread(seconds), max(seconds), sum(rows) / len(rows))
+    return FrameGaps(by_rows) if by_rows else None

@@ -170,7 +170,7 @@ def _row(who: str, clients: int, listening: Listening) -> dict[str, Cell]:
         "whole_s": whole,
         "compute_audio": spread(ratios),
         "audio_s_a_second": sound_s / listening.seconds,
-        "gap_ms": listening.gaps.gaps.scaled(1e3) if listening.gaps else None,
+        "gap_ms": spread(listening.gaps.seconds).scaled(1e3) if listening.gaps else None,
     }
 
 
