@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Keep ``docs/benchmarks.md`` honest: every table of figures says which source it was measured on.
+"""Keep ``docs/benchmarks.md`` honest: all figures say which source they were measured on.
 
-A table stands behind ``<!-- measured: source=HASH date=YYYY-MM-DD -->``, with the hash of ``engine/`` and
-``codec/`` that ``qwen3-tts bench`` puts into its JSON; a table without measurements stands behind
-``<!-- not measured -->``. When the sources change, the word "stale" has to stand beside the table.
+A table, and below ``## Figures`` a list that quotes numbers, stands behind
+``<!-- measured: source=HASH date=YYYY-MM-DD -->``, with the hash of ``engine/`` and ``codec/`` that
+``qwen3-tts bench`` puts into its JSON; one without measurements stands behind ``<!-- not measured -->``. When the
+sources change, the word "stale" has to stand beside them.
 
 ``--check`` exits 1 and says what is wrong, ``--mark`` writes the word where it is missing and takes it away
 where the hash fits again, ``--table FILE`` prints the tables of a report for the page.
@@ -28,19 +29,23 @@ _MEASURED = re.compile(r"<!-- measured: source=([0-9a-f]{16}) date=\d{4}-\d{2}-\
 _NOT_MEASURED = "<!-- not measured -->"
 _STALE = "> **Stale**: measured on another state of `engine/` and `codec/`.\n\n"
 _SECTION = re.compile(r"(?=^<!-- (?:not )?measured|^#)", re.MULTILINE)
+_FIGURES = "\n## Figures\n"
+_LIST_ITEM = re.compile(r"^- .*\d", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^\|.*\d.*\|\s*$", re.MULTILINE)
 
 
 def problems(page: str, current: str) -> list[str]:
     """What the page claims without saying where from, or of another source than ``current`` without saying so."""
-    found = []
+    found, start, figures = [], 0, page.find(_FIGURES)
     for section in _SECTION.split(page):
-        line = page.count("\n", 0, page.index(section)) + 1 if section else 1
+        line = page.count("\n", 0, start) + 1
+        quotes = _TABLE_ROW.search(section) or (0 <= figures < start and _LIST_ITEM.search(section))
+        start += len(section)
         measured = _MEASURED.match(section)
         if measured is None and section.startswith("<!-- measured"):
             found.append(f"line {line}: {section.splitlines()[0]} is no origin of figures")
-        elif measured is None and not section.startswith(_NOT_MEASURED) and _TABLE_ROW.search(section):
-            found.append(f"line {line}: a table with figures and no origin")
+        elif measured is None and not section.startswith(_NOT_MEASURED) and quotes:
+            found.append(f"line {line}: figures without an origin")
         elif measured and measured[1] != current and "stale" not in section[measured.end() :].lower():
             found.append(
                 f"line {line}: figures of source {measured[1]}, now {current}: say that they are stale"

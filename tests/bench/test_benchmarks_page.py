@@ -38,7 +38,14 @@ def test_the_page_says_where_its_figures_are_from(tool: Any) -> None:
         # The word beside another table does not count.
         (origin(BEFORE) + "Stale.\n" + TABLE + origin("c" * 16) + TABLE, "source cccc"),
         ("## Stale\n" + origin(BEFORE) + TABLE, "say that they are stale"),
-        ("# Figures\n" + TABLE, "no origin"),
+        ("# Figures\n" + TABLE, "without an origin"),
+        ("# Page\n## Figures\n### A host\n- A frame takes 5.9 ms.\n", "line 3: figures without an origin"),
+        (
+            "# Page\n## Figures\n### A host\n" + origin(BEFORE) + "- A frame takes 5.9 ms.\n",
+            "say that they are stale",
+        ),
+        ("# Page\n## Figures\n### A host\n" + origin(NOW) + "- A frame takes 5.9 ms.\n", None),
+        ("# Page\n- The 95th percentile.\n## Figures\n- No number.\n", None),
         ("<!-- measured: yesterday -->\n" + TABLE, "is no origin"),
         ("<!-- not measured -->\n" + TABLE, None),
         ("# Words\n| a | b |\n| --- | --- |\n| c | d |\n", None),
@@ -72,4 +79,6 @@ def test_the_hash_follows_the_measured_sources_and_nothing_else(tmp_path: Path) 
     (tmp_path / "codec" / "a.py").write_text("2\n")
     second = provenance.source_hash(tmp_path)
     (tmp_path / "codec" / "a.py").rename(tmp_path / "codec" / "b.py")
-    assert len({first, second, provenance.source_hash(tmp_path)}) == 3
+    third = provenance.source_hash(tmp_path)
+    (tmp_path / "codec" / "kernels.cpp").write_text("2\n")
+    assert len({first, second, third, provenance.source_hash(tmp_path)}) == 4

@@ -64,3 +64,9 @@ def test_a_stack_is_compiled_once_for_each_number_of_rows_and_tokens(
     for _ in range(130):
         runner.launch(1, [True]).read()
     assert versions() == before
+
+
+def test_more_batch_sizes_than_torchs_own_limit_of_versions_are_all_compiled(model: LoadedModel) -> None:
+    """Nine slots are five batch sizes, ten versions of the code predictor's layer; torch gives up after eight."""
+    runner = FrameRunner(FrameModel(model, slots=9, positions=128))
+    assert runner.ways() == dict.fromkeys((1, 2, 4, 8, 9), "compiled"), runner.reasons()

@@ -22,6 +22,11 @@ from .statistics import Spread, percentile, spread
 #: A chunk of several streams, as the service decodes them when it is busy.
 _CHUNK = 4
 _LARGEST_CHUNK = 16
+#: As torch leaves it, and as upstream's users run it.
+_BY_TF32 = (
+    "Upstream's fp32 convolutions multiply in TF32 on this device: what our fp32 differs by from them is their "
+    "rounding (codec_parity compares without)."
+)
 _REFERENCE = "upstream, whole"
 
 
@@ -258,6 +263,7 @@ def _measure(
             + ", ".join(f"{operations / rate:.3f} s in {_name(dtype)}" for dtype, rate in peaks.items())
             + " at the matrix rates measured in this run.",
             "Upstream's chunks decode 25 frames again before each: approximate, as the SNR shows.",
+            *([_BY_TF32] if codes.is_cuda and torch.backends.cudnn.allow_tf32 else []),
         ],
     )
 

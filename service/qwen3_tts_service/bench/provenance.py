@@ -16,6 +16,7 @@ from typing import Any
 PACKAGE = Path(__file__).parents[1]
 #: The parts of the package whose change makes a figure stale.
 MEASURED_PARTS = ("engine", "codec")
+_SOURCES = frozenset({".py", ".cpp"})
 _DISTRIBUTIONS = ("transformers", "qwen-tts", "triton", "numpy", "accelerate")
 _HASH_CHARACTERS = 16
 #: When this module is imported, at the start: later the measurement is a load itself.
@@ -23,10 +24,10 @@ _LOAD_BEFORE = os.getloadavg()[0]
 
 
 def source_hash(package: Path = PACKAGE) -> str:
-    """16 hexadecimal characters over the names and contents of the measured parts' Python files."""
+    """16 hexadecimal characters over the names and contents of the measured parts' source files."""
     digest = hashlib.sha256()
     for part in MEASURED_PARTS:
-        for file in sorted((package / part).rglob("*.py")):
+        for file in sorted(file for file in (package / part).rglob("*") if file.suffix in _SOURCES):
             digest.update(file.relative_to(package).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:_HASH_CHARACTERS]
