@@ -7,12 +7,15 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from qwen3_tts_service.checkpoints.load import load
+from qwen3_tts_service.engine.frame import FrameModel
+from qwen3_tts_service.engine.graphs import FrameRunner
 from qwen3_tts_service.engine.reference import ReferenceEngine
 from qwen3_tts_service.errors import Cancelled, CheckpointError, DeadlineExceeded, UnknownVoice
 from qwen3_tts_service.pipeline import ReferencePipeline, SharedCodec, StreamingEngine, streaming_engine
@@ -133,3 +136,23 @@ def test_what_each_model_takes_is_told(
     assert more_keys == 2 * keys
     assert min(first, second) > weights
     assert first + second == pytest.approx(in_all, rel=0.01)
+
+
+@pytest.mark.parametrize("way", ["eager", "captured"])
+def test_how_prompts_are_read_is_told(
+    way: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's runner captures their reading; here one says that it has."""
+
+    def capturing(model: FrameModel, **settings: Any) -> FrameRunner:
+        runner = FrameRunner(model, **settings)
+        if way == "captured":
+            model.prefill_fn = model.prefill
+        return runner
+
+    monkeypatch.setattr("qwen3_tts_service.pipeline.loading.FrameRunner", capturing)
+    model = load(tiny_checkpoint, device="cpu", cpu_threads=1)
+    codec = SharedCodec(threads=1, compile=False)
+    engine = streaming_engine(model, codec, slots=1, positions=384, fastest="eager")
+    assert engine.prompt_way == way
+    engine.close()

@@ -72,6 +72,7 @@ def streaming_engine(
         slots=slots,
         ways=runner.ways,
         reasons=runner.reasons,
+        prompt_way="eager" if frame_model.prefill_fn is None else "captured",
         on_close=close,
         ahead_frames=ahead_frames,
     )
