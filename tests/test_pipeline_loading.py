@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from qwen3_tts_service.checkpoints.load import load
+from qwen3_tts_service.engine.frame import FrameModel
+from qwen3_tts_service.engine.graphs import FrameRunner
 from qwen3_tts_service.engine.reference import ReferenceEngine
 from qwen3_tts_service.errors import Cancelled, CheckpointError, DeadlineExceeded, UnknownVoice
-from qwen3_tts_service.pipeline import ReferencePipeline, SharedCodec
+from qwen3_tts_service.pipeline import ReferencePipeline, SharedCodec, StreamingEngine, streaming_engine
 from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, Sampling, SpeechRequest
 
 GREEDY = Sampling(greedy=True)
@@ -91,3 +96,63 @@ def test_models_share_one_codec_until_the_last_has_gone(tiny_checkpoint: Path, t
     # A codec of its own is fine.
     codec.take(load(other, device="cpu", cpu_threads=1))
     codec.give_back()
+
+
+def tensor_bytes(_device: torch.device) -> int:
+    """What all tensors hold: to the byte, as the memory of a process is not."""
+    # By their types: asking an object what it is wakes those that are imported when they are touched.
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    storages = [
+        tensor.untyped_storage()
+        for tensor in tensors
+        if tensor.device.type == "cpu" and tensor.layout is torch.strided
+    ]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_what_each_model_takes_is_told(
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its weights, and without what others take."""
+    for module in ("checkpoints.load", "pipeline.loading"):
+        monkeypatch.setattr(f"qwen3_tts_service.{module}.held_bytes", tensor_bytes)
+    monkeypatch.setattr("qwen3_tts_service.pipeline.loading.GIB", 1)
+    caplog.set_level("INFO")
+    codec = SharedCodec(threads=1, compile=False)
+
+    def build(slots: int) -> StreamingEngine:
+        model = load(tiny_checkpoint, device="cpu", cpu_threads=1)
+        return streaming_engine(model, codec, slots=slots, positions=384, fastest="eager")
+
+    gc.collect()
+    before = tensor_bytes(torch.device("cpu"))
+    engines = [build(slots) for slots in (1, 2)]
+    in_all = tensor_bytes(torch.device("cpu")) - before
+    for engine in engines:
+        engine.close()
+    told = [record.args for record in caplog.records if "keys and values" in record.message]
+    (_, first, _, weights, keys, *_), (_, second, _, same_weights, more_keys, *_) = told  # type: ignore[misc]
+    assert weights == same_weights
+    assert more_keys == 2 * keys
+    assert min(first, second) > weights
+    assert first + second == pytest.approx(in_all, rel=0.01)
+
+
+@pytest.mark.parametrize("way", ["eager", "captured"])
+def test_how_prompts_are_read_is_told(
+    way: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's runner captures their reading; here one says that it has."""
+
+    def capturing(model: FrameModel, **settings: Any) -> FrameRunner:
+        runner = FrameRunner(model, **settings)
+        if way == "captured":
+            model.prefill_fn = model.prefill
+        return runner
+
+    monkeypatch.setattr("qwen3_tts_service.pipeline.loading.FrameRunner", capturing)
+    model = load(tiny_checkpoint, device="cpu", cpu_threads=1)
+    codec = SharedCodec(threads=1, compile=False)
+    engine = streaming_engine(model, codec, slots=1, positions=384, fastest="eager")
+    assert engine.prompt_way == way
+    engine.close()

@@ -49,7 +49,10 @@ class LoadedEngine(Engine, Protocol):
         """Slots in a batch -> how such a frame is computed: ``captured``, ``compiled`` or ``eager``."""
 
     def reasons(self) -> Mapping[int, str]:
-        """Slots in a batch -> why such a frame is not computed in the device's fastest way, where it is not."""
+        """Slots in a batch -> why such a frame is not computed in the device's fastest way, where it is not.
+
+        0: why prompts are not read so.
+        """
 
     def stats(self) -> EngineStats | None:
         """Counts and times; None where the engine is no frame loop."""
@@ -64,9 +67,13 @@ class Loaded:
 
     engine: LoadedEngine
     self_check: SelfCheck = SelfCheck()
-    #: How the codec computes, ``compiled`` or ``eager``, and why not faster; empty where it is upstream's.
+    #: How the codec computes, ``captured``, ``compiled`` or ``eager``, and why not faster; empty where it is
+    #: upstream's.
     codec_way: str = ""
     codec_reason: str = ""
+    #: How prompts are read, ``captured`` or ``eager``; empty where upstream reads them. The engine's reasons say why
+    #: not faster.
+    prompt_way: str = ""
 
 
 #: Builds an engine, slowly. It is given what to tell when the device is lost later.

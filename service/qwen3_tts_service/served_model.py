@@ -59,7 +59,7 @@ class ServedModel:
         self._kind = kind
         self.on_fault = on_fault
         self.self_check = SelfCheck()
-        self.codec_way = self.codec_reason = ""
+        self.codec_way = self.codec_reason = self.prompt_way = ""
         self.capacity = Capacity(0)
         self.description: Description | None = None
         self.state: ModelState = "unloaded"
@@ -94,6 +94,7 @@ class ServedModel:
             built = self._load(self.on_fault)
             engine, self.self_check = built.engine, built.self_check
             self.codec_way, self.codec_reason = built.codec_way, built.codec_reason
+            self.prompt_way = built.prompt_way
             loaded = time.monotonic()
             self._become("warming", on_state)
             self.description = described(engine)

@@ -103,5 +103,7 @@ def test_a_scrape_tells_of_frames(running: Service) -> None:
     assert 'qwen3_tts_frame_gap_seconds{model="tiny",quantile="0.95"}' in text
     assert 'qwen3_tts_codec_frames_total{model="tiny"}' in text
     assert 'qwen3_tts_codec_backlog_frames{model="tiny"} 0.0' in text
-    assert 'qwen3_tts_memory_bytes{device="cpu",model="tiny"}' in text
+    assert 'qwen3_tts_memory_bytes{device="cpu"}' in text
     assert 'qwen3_tts_way_info{batch="2",model="tiny",way="eager"} 1.0' in text
+    assert 'qwen3_tts_prompt_way_info{model="tiny",way="eager"} 1.0' in text
+    assert 'qwen3_tts_codec_way_info{model="tiny",way="eager"} 1.0' in text

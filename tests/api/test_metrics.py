@@ -34,6 +34,28 @@ def scraped(running: Service) -> dict[str, float]:
     }
 
 
+class Second:
+    """Another model of the process, loaded by its first request."""
+
+    def __init__(self) -> None:
+        self.engines: list[StandInEngine] = []
+        self.loading_s = 0.0
+        self.failure: Exception | None = None
+        self.source = ModelSource("second", self.load, at_start=False)
+
+    def load(self, on_fault: object) -> Loaded:
+        time.sleep(self.loading_s)
+        if self.failure is not None:
+            raise self.failure
+        self.engines.append(StandInEngine())
+        return Loaded(self.engines[-1])
+
+
+@pytest.fixture
+def second() -> Second:
+    return Second()
+
+
 def test_requests_are_counted_by_how_they_ended() -> None:
     with service(slots=2) as running:
         running.engine.repeat = 3
@@ -91,8 +113,38 @@ def test_what_an_engine_counts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {name.partition(" ")[0]: value for name, value in values.items()}
     assert (told["qwen3_tts_frames_total"], told["qwen3_tts_codec_frames_total"]) == (1000, 2500)
     assert (told["qwen3_tts_codec_backlog_frames"], told["qwen3_tts_slots_paused"]) == (7, 1)
-    assert values["qwen3_tts_memory_bytes device=cpu model=stand-in"] == 123_456
     assert values["qwen3_tts_frame_gap_seconds model=stand-in quantile=0.95"] == 0.006
+
+
+def test_the_memory_of_models_in_one_process_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, second: Second
+) -> None:
+    counts = Counts(FrameCounts(1000, 1, 0.004, 0.006), CodecCounts(2500, 7), 123_456)
+    monkeypatch.setattr(StandInEngine, "stats", lambda engine: counts)
+    with service(more=[second.source]) as running:
+        assert running.speak("a", model="second").status == 200
+        values = scraped(running)
+    assert values["qwen3_tts_frames_total model=second"] == 1000
+    told = {name: value for name, value in values.items() if name.startswith("qwen3_tts_memory_bytes")}
+    assert told == {"qwen3_tts_memory_bytes device=cpu": 123_456}
+
+
+def test_how_prompts_and_codec_are_computed_is_told_while_they_are_there() -> None:
+    def ways(values: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in values.items() if "_way_info" in name}
+
+    frames = {"qwen3_tts_way_info batch=1 model=stand-in way=eager": 1}
+    built = Loaded(StandInEngine(), codec_way="compiled", prompt_way="eager")
+    with service(source=ModelSource("stand-in", lambda on_fault: built), unload_after_s=0.5) as running:
+        assert ways(scraped(running)) == frames | {
+            "qwen3_tts_codec_way_info model=stand-in way=compiled": 1,
+            "qwen3_tts_prompt_way_info model=stand-in way=eager": 1,
+        }
+        wait_for(lambda: running.lifecycle.main.state == "unloaded", "it is put aside", 5)
+        assert ways(scraped(running)) == {}
+    # Upstream's own, which has no ways.
+    with service() as running:
+        assert ways(scraped(running)) == frames
 
 
 def test_the_moment_is_told() -> None:
@@ -139,28 +191,6 @@ def test_a_scrape_needs_a_key_where_others_do() -> None:
     with service(ring) as running:
         assert running.ask("GET", "/metrics").status == 401
         assert running.ask("GET", "/metrics", Authorization="Bearer key").status == 200
-
-
-class Second:
-    """Another model of the process, loaded by its first request."""
-
-    def __init__(self) -> None:
-        self.engines: list[StandInEngine] = []
-        self.loading_s = 0.0
-        self.failure: Exception | None = None
-        self.source = ModelSource("second", self.load, at_start=False)
-
-    def load(self, on_fault: object) -> Loaded:
-        time.sleep(self.loading_s)
-        if self.failure is not None:
-            raise self.failure
-        self.engines.append(StandInEngine())
-        return Loaded(self.engines[-1])
-
-
-@pytest.fixture
-def second() -> Second:
-    return Second()
 
 
 def test_a_model_is_loaded_by_the_first_request_that_names_it(second: Second) -> None:

@@ -33,7 +33,12 @@ def loaded(memory: Watch) -> LoadedModel:
         for parameter in upstream.parameters():
             parameter.data = torch.empty_like(parameter.data)
     return LoadedModel(
-        cast(Checkpoint, None), cast(Any, SimpleNamespace(model=upstream)), META, torch.bfloat16, META
+        cast(Checkpoint, None),
+        cast(Any, SimpleNamespace(model=upstream)),
+        META,
+        torch.bfloat16,
+        codec_device=META,
+        held_before=0,
     )
 
 

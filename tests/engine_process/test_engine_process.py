@@ -33,9 +33,9 @@ class Running:
     def __init__(self) -> None:
         self.faults: list[DeviceFault] = []
         self.process = EngineProcess(Settings(model=Path("/nowhere"), slots=1, frame_deadline_s=0.5))
-        engine = self.process.load(Path("/nowhere"), self.faults.append).engine
-        assert isinstance(engine, RemoteEngine)
-        self.engine = engine
+        self.loaded = self.process.load(Path("/nowhere"), self.faults.append)
+        assert isinstance(self.loaded.engine, RemoteEngine)
+        self.engine = self.loaded.engine
 
     @property
     def child(self) -> subprocess.Popen[bytes]:
@@ -80,6 +80,12 @@ def test_sound_descriptions_and_typed_errors_cross(running: Running) -> None:
     engine = running.engine
     assert (engine.model_type, engine.slots, engine.sample_rate) == ("custom_voice", 1, 24_000)
     assert (engine.ways(), engine.reasons()) == ({1: "eager"}, {1: "no compiler"})
+    loaded = running.loaded
+    assert (loaded.codec_way, loaded.codec_reason, loaded.prompt_way) == (
+        "compiled",
+        "no graphs",
+        "captured",
+    )
     # More utterances than there are lanes: each gives its own back.
     for _ in range(5):
         utterance = running.open("Hello.")

@@ -147,7 +147,7 @@ class _Models(Collector):
         ready = GaugeMetricFamily("qwen3_tts_ready", "1 when the process can speak.")
         ready.add_metric([], float(self._lifecycle.status.state == "ready"))
         models = self._lifecycle.models.values()
-        return [ready, *self._download(), *_rooms(models), *_engines(models)]
+        return [ready, *self._download(), *_rooms(models), *_ways(models), *_engines(models)]
 
     def _download(self) -> Iterable[Metric]:
         """How far the weights are, while they are missing."""
@@ -180,9 +180,6 @@ def _rooms(models: Iterable[ServedModel]) -> Iterable[Metric]:
     )
     busy = _gauge("slots_busy", "Requests being spoken.")
     queue = _gauge("queue_length", "Requests that wait for a slot.")
-    ways = _gauge(
-        "way_info", "How frames of so many slots are computed: captured, compiled or eager.", "batch", "way"
-    )
     for model in models:
         load = model.load
         loaded.add_metric([model.name], float(model.state == "ready"))
@@ -190,9 +187,25 @@ def _rooms(models: Iterable[ServedModel]) -> Iterable[Metric]:
         streams.add_metric([model.name], load.streams)
         busy.add_metric([model.name], load.speaking)
         queue.add_metric([model.name], load.waiting)
-        for batch, way in model.ways().items():
-            ways.add_metric([model.name, str(batch), way], 1)
-    return loaded, slots, streams, busy, queue, ways
+    return loaded, slots, streams, busy, queue
+
+
+def _ways(models: Iterable[ServedModel]) -> Iterable[Metric]:
+    """How each part of a loaded model computes; ``/ready`` says why not faster."""
+    frames = _gauge(
+        "way_info", "How frames of so many slots are computed: captured, compiled or eager.", "batch", "way"
+    )
+    prompts = _gauge("prompt_way_info", "How prompts are read: captured or eager.", "way")
+    codec = _gauge("codec_way_info", "How the codec computes: captured, compiled or eager.", "way")
+    for model in models:
+        ways = model.ways()
+        for batch, way in ways.items():
+            frames.add_metric([model.name, str(batch), way], 1)
+        for part, way in ((prompts, model.prompt_way), (codec, model.codec_way)):
+            # The last load's; upstream's code has none.
+            if ways and way:
+                part.add_metric([model.name, way], 1)
+    return frames, prompts, codec
 
 
 def _engines(models: Iterable[ServedModel]) -> Iterable[Metric]:
@@ -211,7 +224,12 @@ def _engines(models: Iterable[ServedModel]) -> Iterable[Metric]:
         "From one frame to the next, over the newest 1024: median and 95th percentile.",
         "quantile",
     )
-    memory = _gauge("memory_bytes", "Held by the engine's process: of the GPU, or on a CPU in all.", "device")
+    memory = GaugeMetricFamily(
+        "qwen3_tts_memory_bytes",
+        "Held by the engine's process, for all models: of the GPU, or on a CPU in all.",
+        labels=["device"],
+    )
+    held: dict[str, int] = {}
     for model in models:
         if (stats := model.stats()) is None:
             continue
@@ -222,8 +240,10 @@ def _engines(models: Iterable[ServedModel]) -> Iterable[Metric]:
         for quantile, seconds in (("0.5", stats.frames.gap_p50_s), ("0.95", stats.frames.gap_p95_s)):
             if seconds is not None:
                 gap.add_metric([model.name, quantile], seconds)
-        device = model.description.device if model.description else ""
-        memory.add_metric([model.name, device], stats.memory_bytes)
+        if model.description:
+            held[model.description.device] = stats.memory_bytes
+    for device, size in held.items():
+        memory.add_metric([device], size)
     return frames, decoded, backlog, paused, gap, memory
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, ConfigurationError
 from .geometry import MODEL_TYPES
+from .memory import give_back, held_bytes
 from .synthetic import is_synthetic
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     codec_device: torch.device
+    #: Bytes that the process held on ``device`` (:func:`.memory.held_bytes`) when the weights were not yet read.
+    held_before: int
 
 
 def inspect(directory: Path | str) -> Checkpoint:
@@ -171,6 +174,9 @@ def load(
 
     # generate() repeats advice for its callers on every frame.
     transformers_logging.set_verbosity(logging.ERROR)
+    # What is reserved and not used would be taken by these weights without a trace. And imports are no model's.
+    give_back(chosen)
+    held_before = held_bytes(chosen)
     try:
         upstream = Qwen3TTSModel.from_pretrained(
             str(checkpoint.path), dtype=kind, attn_implementation="sdpa", local_files_only=True
@@ -200,7 +206,7 @@ def load(
         codec_on,
         torch.get_num_threads(),
     )
-    return LoadedModel(checkpoint, upstream, chosen, kind, codec_on)
+    return LoadedModel(checkpoint, upstream, chosen, kind, codec_on, held_before)
 
 
 @contextlib.contextmanager

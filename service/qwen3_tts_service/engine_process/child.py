@@ -148,6 +148,7 @@ class EngineHost:
             self_check=loaded.self_check,
             codec_way=loaded.codec_way,
             codec_reason=loaded.codec_reason,
+            prompt_way=loaded.prompt_way,
         )
 
     def close(self, model: int) -> None:

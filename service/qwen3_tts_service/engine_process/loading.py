@@ -78,7 +78,13 @@ class EngineLoader:
             frame_limit_s=settings.frame_deadline_s,
             on_device_fault=on_fault,
         )
-        return Loaded(engine, checked, codec.way, codec.reason)
+        return Loaded(
+            engine,
+            checked,
+            codec_way=codec.way,
+            codec_reason=codec.reason,
+            prompt_way=engine.prompt_way,
+        )
 
     def _shared_codec(self, on_fault: Callable[[DeviceFault], None]) -> SharedCodec:
         from ..pipeline import SharedCodec

@@ -86,6 +86,7 @@ class Built:
     self_check: SelfCheck
     codec_way: str
     codec_reason: str
+    prompt_way: str
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,13 @@ class EngineProcess:
         finally:
             with self._lock:
                 self._loads -= 1
-        return Loaded(RemoteEngine(self, built), built.self_check, built.codec_way, built.codec_reason)
+        return Loaded(
+            RemoteEngine(self, built),
+            built.self_check,
+            codec_way=built.codec_way,
+            codec_reason=built.codec_reason,
+            prompt_way=built.prompt_way,
+        )
 
     def stop(self) -> None:
         """End the process, whatever it does. Whoever still waits for it gets Draining."""

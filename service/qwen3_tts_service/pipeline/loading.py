@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 
@@ -34,6 +35,9 @@ def streaming_engine(
 ) -> StreamingEngine:
     """Build everything around ``model``, start it, and say in the journal what it takes of the memory.
 
+    That is what the process holds on the device now and did not before the checkpoint was read. Where the codec
+    computes there too, the first model has it in its figure, as the others share it.
+
     Takes minutes where compile caches are cold. ``slots`` requests are spoken at a time, each with
     ``positions`` for prompt and frames together. ``weights`` as of :class:`..engine.frame.FrameModel`,
     ``fastest`` as of :class:`..engine.graphs.FrameRunner`. A frame that takes longer than ``frame_limit_s``
@@ -41,7 +45,8 @@ def streaming_engine(
     ``on_device_fault`` is told once, on a thread of the engine, that nothing can be computed any more. Raises
     CheckpointError and EngineError.
     """
-    before = held_bytes(model.device)
+    # Before upstream's layers go over into the engine's.
+    weights_bytes = sum(parameter.nbytes for parameter in model.upstream.model.parameters())
     prompts = PromptBuilder(model)
     frame_model = FrameModel(model, slots=slots, positions=positions, weights=weights, release_upstream=True)
     runner = FrameRunner(frame_model, fastest=fastest)
@@ -59,15 +64,7 @@ def streaming_engine(
         codec.give_back()
         give_back(device)
 
-    logger.info(
-        "%s: %.2f GiB on %s with %d slots of %d positions",
-        model.checkpoint.path,
-        (held_bytes(model.device) - before) / GIB,
-        model.device,
-        slots,
-        positions,
-    )
-    return StreamingEngine(
+    engine = StreamingEngine(
         model,
         prompts=prompts,
         scheduler=scheduler,
@@ -75,6 +72,22 @@ def streaming_engine(
         slots=slots,
         ways=runner.ways,
         reasons=runner.reasons,
+        prompt_way="eager" if frame_model.prefill_fn is None else "captured",
         on_close=close,
         ahead_frames=ahead_frames,
     )
+    # What neither prompts nor engine have taken, such as the encoder of recordings where voices are not cloned.
+    del model.upstream.model
+    gc.collect()
+    give_back(device)
+    logger.info(
+        "%s: %.2f GiB on %s (weights as loaded %.2f, keys and values %.2f) with %d slots of %d positions",
+        model.checkpoint.path,
+        (held_bytes(device) - model.held_before) / GIB,
+        device,
+        weights_bytes / GIB,
+        sum(stack.cache.whole.nbytes for stack in (frame_model.talker, frame_model.predictor)) / GIB,
+        slots,
+        positions,
+    )
+    return engine

@@ -40,8 +40,8 @@ class StreamingEngine:
     """Speaks up to ``slots`` requests at a time on one loaded checkpoint; the codec may be shared with others.
 
     Attributes as of :class:`..engine.reference.ReferenceEngine`. ``ways()`` tells how frames are computed, by
-    batch size, and ``reasons()`` why not faster, where they are not. ``on_close`` gives back what was built for
-    this engine alone.
+    batch size, and ``reasons()`` why not faster, where they are not; ``prompt_way`` how prompts are read.
+    ``on_close`` gives back what was built for this engine alone.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class StreamingEngine:
         slots: int,
         ways: Callable[[], Mapping[int, str]],
         reasons: Callable[[], Mapping[int, str]],
+        prompt_way: str,
         on_close: Callable[[], None] = lambda: None,
         ahead_frames: int = AHEAD_FRAMES,
     ) -> None:
@@ -64,7 +65,7 @@ class StreamingEngine:
         self.speakers, self.languages = prompts.speakers, prompts.languages
         self.sample_rate = int(model.upstream.model.speech_tokenizer.get_output_sample_rate())
         self.slots = slots
-        self.ways, self.reasons = ways, reasons
+        self.ways, self.reasons, self.prompt_way = ways, reasons, prompt_way
         self._prompts = prompts
         self._scheduler = scheduler
         self._codec = codec
