@@ -33,5 +33,6 @@ def test_a_state_that_stays_where_it_is_takes_others_in() -> None:
     assert place.memory[:, 0].tolist() == [1.0, 2.0]
     assert place.position.tolist() == [10, 20]
 
-    place.first(1).memory.zero_()
+    place.first(1).reset()
     assert place.memory[:, 0].tolist() == [0.0, 2.0]
+    assert place.position.tolist() == [0, 20]
