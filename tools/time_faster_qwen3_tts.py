@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Time faster-qwen3-tts on a checkpoint, for the table beside ours; prints one JSON object.
+"""Time faster-qwen3-tts on a checkpoint, for a table beside ours (``qwen3-tts bench --suite engine``, same machine).
 
 It needs another transformers than the service, so it runs in an environment of its own: put faster-qwen3-tts
-0.5.4 and what it depends on into a folder and name that in PYTHONPATH. A GPU is required.
+0.5.4 and what it depends on into a folder and name that and ``service`` in PYTHONPATH. A GPU is required.
 """
 
 from __future__ import annotations
@@ -10,19 +10,29 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "service"))
+
+from qwen3_tts_service.bench import provenance  # noqa: E402 - the package need not be installed
+from qwen3_tts_service.bench.report import Column, Report, Table, as_text  # noqa: E402
+from qwen3_tts_service.bench.statistics import spread  # noqa: E402
+
 SAMPLES_A_FRAME = 1920
 SENTENCE = "Hello there, this is a test of the synthesis endpoint, and it is a sentence of a usual length for a reader."
+#: Of the shorter of two requests: what they differ by is frames alone, without prompt and start.
+SHARE = 0.25
 
 
 def load(checkpoint: Path) -> Any:
     """The model on the first GPU, with a voice that does not end by itself."""
-    import torch
     import transformers
 
     # The transformers that it needs no longer has this attribute, which the codec's config still asks for.
@@ -39,36 +49,68 @@ def load(checkpoint: Path) -> Any:
     return model
 
 
-def speak(model: Any, voice: str, frames: int, chunk: int) -> dict[str, float]:
-    """One streamed request: seconds to the first samples and to the end, and how many frames came."""
-    import torch
-
+def first_sound(parts: Callable[[], Any]) -> float:
+    """Seconds until the first samples of a streamed request, which is heard to its end."""
     torch.cuda.synchronize()
-    started, first_s, samples = time.perf_counter(), 0.0, 0
-    for part in model.generate_custom_voice_streaming(
-        text=SENTENCE, speaker=voice, language="english", max_new_tokens=frames, chunk_size=chunk
-    ):
-        samples += len(part[0])
+    started, first_s = time.perf_counter(), 0.0
+    for _part in parts():
         first_s = first_s or time.perf_counter() - started
     torch.cuda.synchronize()
-    return {
-        "first_s": first_s,
-        "whole_s": time.perf_counter() - started,
-        "frames": samples / SAMPLES_A_FRAME,
-    }
+    return first_s
 
 
-def whole(model: Any, voice: str, frames: int) -> dict[str, float]:
-    """One request in one piece."""
-    import torch
-
+def whole(waveforms: Callable[[], Any], frames: int) -> float:
+    """Seconds of a request in one piece. Raises ValueError when it has another length."""
     torch.cuda.synchronize()
     started = time.perf_counter()
-    waveforms, _ = model.generate_custom_voice(
-        text=SENTENCE, speaker=voice, language="english", max_new_tokens=frames
-    )
+    sound = waveforms()[0][0]
     torch.cuda.synchronize()
-    return {"whole_s": time.perf_counter() - started, "frames": len(waveforms[0]) / SAMPLES_A_FRAME}
+    seconds = time.perf_counter() - started
+    if len(sound) != frames * SAMPLES_A_FRAME:
+        raise ValueError(f"{len(sound)} samples are not {frames} frames of {SAMPLES_A_FRAME}")
+    return seconds
+
+
+def measure(model: Any, voice: str, *, text: str, frames: int, repeats: int, chunk: int) -> Report:
+    """Requests of two lengths, round by round, and streamed ones."""
+
+    def asked(length: int) -> dict[str, Any]:
+        return {"text": text, "speaker": voice, "language": "english", "max_new_tokens": length}
+
+    short = max(1, round(SHARE * frames))
+    whole(lambda: model.generate_custom_voice(**asked(short)), short)  # captures its graphs
+    rounds, firsts = [], []
+    for _ in range(repeats):
+        pair = [
+            whole(lambda length=length: model.generate_custom_voice(**asked(length)), length)
+            for length in (short, frames)
+        ]
+        rounds.append(pair)
+        firsts.append(
+            first_sound(lambda: model.generate_custom_voice_streaming(**asked(frames), chunk_size=chunk))
+        )
+    between = [(longer - shorter) / (frames - short) for shorter, longer in rounds]
+    row = {
+        "frame_ms": spread(between).scaled(1e3),
+        "whole_ms": spread([longer / frames for _, longer in rounds]).scaled(1e3),
+        "first_ms": spread(firsts).scaled(1e3),
+    }
+    versions = {name: importlib.metadata.version(name) for name in ("faster-qwen3-tts", "transformers")}
+    table = Table(
+        name="faster",
+        title=f"faster-qwen3-tts {versions['faster-qwen3-tts']}, {frames} frames behind {len(text.split())} words",
+        columns=[
+            Column("frame_ms", "a frame", "ms"),
+            Column("whole_ms", "a whole request over its frames", "ms"),
+            Column("first_ms", f"first sound, chunks of {chunk}", "ms", 1),
+        ],
+        rows=[row],
+        notes=[
+            f"A frame: what {frames} frames took longer than {short}, over the difference; its part of decoding "
+            f"the sound is in it. {repeats} rounds.",
+        ],
+    )
+    return Report("faster", provenance.collect(), {"versions": versions}, [table])
 
 
 def main() -> int:
@@ -78,24 +120,23 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=112)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--chunk", type=int, default=4, help="frames of a streamed chunk")
-    arguments = parser.parse_args()
-    voice = next(
-        iter(json.loads((arguments.checkpoint / "config.json").read_text())["talker_config"]["spk_id"])
+    parser.add_argument(
+        "--sentences", type=int, default=1, help="of text: more put the frames further behind the prompt"
     )
-    model = load(arguments.checkpoint)
-    whole(model, voice, 20)  # captures its graphs
-    pieces = [whole(model, voice, arguments.frames) for _ in range(arguments.repeats)]
-    streams = [speak(model, voice, arguments.frames, arguments.chunk) for _ in range(arguments.repeats)]
-    result = {
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("faster-qwen3-tts", "transformers", "torch")
-        },
-        "whole": pieces,
-        "streamed": streams,
-        "ms_a_frame": statistics.median(1e3 * run["whole_s"] / run["frames"] for run in pieces),
-        "first_sound_ms": statistics.median(1e3 * run["first_s"] for run in streams),
-    }
-    print(json.dumps(result))
+    parser.add_argument("--json", type=Path, help="write the report there")
+    arguments = parser.parse_args()
+    config = json.loads((arguments.checkpoint / "config.json").read_text())
+    report = measure(
+        load(arguments.checkpoint),
+        next(iter(config["talker_config"]["spk_id"])),
+        text=" ".join([SENTENCE] * arguments.sentences),
+        frames=arguments.frames,
+        repeats=arguments.repeats,
+        chunk=arguments.chunk,
+    )
+    print(as_text(report, terminal=False))
+    if arguments.json:
+        report.write_json(arguments.json)
     return 0
 
 

@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     weights: Literal["bf16", "int8"] = Field(
         "bf16",
         description="Matrices of the language model with `engine: frames`. bf16: as `dtype` says; int8: rounded "
-        "to 8 bits, half the memory traffic, other codes than upstream's.",
+        "to 8 bits, half the memory traffic, other codes than upstream's; measure first, an H200 was slower with it.",
     )
     codec_device: Literal["cpu", "gpu"] = Field("cpu", description="Where frames become sound.")
     codec_dtype: Literal["fp32", "bf16"] = Field(
