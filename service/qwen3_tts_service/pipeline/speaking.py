@@ -30,16 +30,21 @@ class Timeline:
     queued: float | None = None
     #: The prompt was read, the first frame could begin.
     admitted: float | None = None
-    first_frame: float | None = None
-    last_frame: float | None = None
     first_audio: float | None = None
     last_audio: float | None = None
+    #: When each frame was made.
+    frames: list[float] = field(default_factory=list)
     #: What the codec did for it, oldest first.
     decodes: Sequence[Decode] = ()
 
     @property
+    def last_frame(self) -> float | None:
+        """When the newest frame was made."""
+        return self.frames[-1] if self.frames else None
+
+    @property
     def talk_s(self) -> float:
-        """Seconds in which frames were made."""
+        """Seconds in which frames were made, with the codec's turns where both take turns on the same cores."""
         if self.admitted is None or self.last_frame is None:
             return 0.0
         return self.last_frame - self.admitted
@@ -51,7 +56,7 @@ class Timeline:
 
     @property
     def overlap_s(self) -> float:
-        """Seconds in which the codec computed while frames were made."""
+        """Seconds in which the codec computed before the last frame was made."""
         if self.last_frame is None:
             return 0.0
         return sum(max(0.0, min(d.ended, self.last_frame) - d.started) for d in self.decodes)
@@ -60,8 +65,8 @@ class Timeline:
 class Speaking:
     """A request between engine and codec on one side and its listener on the other. Nothing here blocks.
 
-    ``context`` are frames that the speech continues. ``frames`` counts what the engine has made, ``ahead`` is
-    how many it may be ahead of the listener, ``text_tokens`` the text's length.
+    ``context`` are frames that the speech continues. ``ahead`` is how many frames the engine may be ahead of the
+    listener, ``text_tokens`` the text's length.
     """
 
     def __init__(
@@ -73,7 +78,6 @@ class Speaking:
         ahead: int,
         text_tokens: int,
     ) -> None:
-        self.frames = 0
         self.text_tokens = text_tokens
         self.timeline = Timeline()
         self._listener = listener
@@ -87,6 +91,11 @@ class Speaking:
         with self._lock:
             self._stream: CodecStream = codec.open(self._hear, self._end, context=context)
         self.timeline.decodes = self._stream.decodes
+
+    @property
+    def frames(self) -> int:
+        """Frames that the engine has made."""
+        return len(self.timeline.frames)
 
     def cancel(self) -> None:
         """Give up, from any thread; its slot is free within two frames."""
@@ -104,10 +113,7 @@ class Speaking:
 
     def frame(self, codes: npt.NDArray[np.int32]) -> None:
         """Take the codes [16] of the next frame."""
-        now = time.monotonic()
-        self.timeline.first_frame = self.timeline.first_frame or now
-        self.timeline.last_frame = now
-        self.frames += 1
+        self.timeline.frames.append(time.monotonic())
         self._stream.push(codes)
 
     def full(self) -> bool:
