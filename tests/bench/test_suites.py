@@ -17,7 +17,9 @@ from qwen3_tts_service.bench.plan import Plan
 from qwen3_tts_service.bench.report import Report, Table
 from qwen3_tts_service.bench.statistics import Spread
 from qwen3_tts_service.cli import group
+from qwen3_tts_service.codec.stream import Decode
 from qwen3_tts_service.errors import ConfigurationError
+from qwen3_tts_service.pipeline import Timeline
 
 
 def table(report: Report, name: str) -> Table:
@@ -57,7 +59,8 @@ def test_positions_beyond_the_slot_are_refused(plan: Plan) -> None:
 
 
 def test_one_sentence_three_ways_has_the_same_length(plan: Plan) -> None:
-    rows = table(original.run(plan), "original").rows
+    report = original.run(plan)
+    rows = table(report, "original").rows
     assert [str(row["way"]).split(":")[0] for row in rows] == ["plain upstream", "original recipe", "ours"]
     # Nobody ended by himself.
     assert [row["frames"] for row in rows] == [plan.frames] * 3
@@ -65,6 +68,34 @@ def test_one_sentence_three_ways_has_the_same_length(plan: Plan) -> None:
     for row in rows[:2]:
         assert median(row["first_ms"]) == pytest.approx(1e3 * median(row["whole_s"]))
     assert median(rows[2]["first_ms"]) < 1e3 * median(rows[2]["whole_s"])
+    decodes = table(report, "timeline").rows
+    decoded, now = 0, 0.0
+    for row in decodes:
+        began, ended = float(str(row["began_ms"])), float(str(row["ended_ms"]))
+        assert now < began < ended <= 1e3 * median(rows[2]["whole_s"])
+        decoded, now = decoded + int(str(row["frames"])), ended
+        # Nothing is decoded before it is made.
+        assert decoded <= int(str(row["made"])) <= plan.frames
+    assert decoded == plan.frames
+    assert int(str(decodes[0]["made"])) < plan.frames, "the first decode did not wait for the last frame"
+
+
+def test_frames_and_decodes_take_turns_only_where_both_are_on_the_cpu() -> None:
+    assert "by turns on the same cores" in original.how_both_run("cpu", "cpu")
+    for device, codec_device in (("cuda", "cpu"), ("cuda", "gpu")):
+        assert "at the same time" in original.how_both_run(device, codec_device)  # type: ignore[arg-type]
+
+
+def test_a_long_timeline_is_shown_by_its_ends() -> None:
+    line = Timeline(admitted=100.0, frames=[100.0 + number for number in range(1, 21)])
+    # The last one begins when all frames are there.
+    line.decodes = [Decode(when + 0.25, when + 0.5, 1, 1) for when in line.frames]
+    shown = original.timeline_table(original.Spoken(2.0, 21.0, 20.0, 5.0, 20, sent=99.0, timeline=line))
+    assert [row["made"] for row in shown.rows] == [*range(1, 9), *range(13, 21)]
+    assert shown.rows[0] == {"began_ms": 2250.0, "ended_ms": 2500.0, "frames": 1, "made": 1}
+    assert "95% of the decoding was done before the last frame was made" in shown.notes[0]
+    assert shown.notes[1] == "4 decodes in the middle are left out."
+    assert "the last one made after 21,000 ms, all heard after 21,000 ms" in shown.title
 
 
 def test_soaking_counts_requests_and_memory(plan: Plan) -> None:

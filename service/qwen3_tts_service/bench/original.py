@@ -7,34 +7,42 @@ length; one after the other: all frames, then all sound.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints.load import LoadedModel, inspect, load
-from ..pipeline import StreamingEngine
+from ..pipeline import StreamingEngine, Timeline
 from ..pipeline.loading import streaming_engine
 from ..pipeline.shared_codec import SharedCodec
 from ..speech.request import FRAMES_A_SECOND, SAMPLES_A_FRAME, SpeechRequest
 from . import provenance, upstream
 from .observation import endless
-from .plan import SENTENCE, Plan
+from .plan import SENTENCE, CodecDevice, Plan
 from .report import Cell, Column, Report, Table
 from .requests import spoken_by
 from .statistics import percentile, spread
 
 _DEADLINE_S = 3600.0
+#: Decodes at the beginning and at the end of the timeline: one that is slower than its sound has one for each frame.
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """One request: seconds to its first 1,920 samples, to its end, of making frames, of decoding; frames."""
+    """One request: seconds to its first 1,920 samples, to its end, of making frames, of decoding; frames.
+
+    ``sent`` is when it began (``time.monotonic``), ``timeline`` what happened then; None for upstream's.
+    """
 
     first_s: float
     whole_s: float
     talk_s: float
     decode_s: float
     frames: int
+    sent: float = 0.0
+    timeline: Timeline | None = None
 
 
 def run(plan: Plan) -> Report:
@@ -57,10 +65,13 @@ def run(plan: Plan) -> Report:
         "plain_upstreams_codec": "on the model's device and in its precision, as from_pretrained leaves it",
     }
     try:
-        rows.append(("ours", _repeat(plan, "ours", lambda: speak(engine, request))))
+        ours = _repeat(plan, "ours", lambda: speak(engine, request))
     finally:
         engine.close()
-    return Report("original", provenance.collect(), facts, [_table(plan, rows)])
+    rows.append(("ours", ours))
+    note = how_both_run(engine.device.type, plan.codec_device)
+    tables = [_table(plan, rows, note), timeline_table(ours[-1])]
+    return Report("original", provenance.collect(), facts, tables)
 
 
 def _upstream_ways(plan: Plan, request: SpeechRequest) -> list[tuple[str, list[Spoken]]]:
@@ -90,16 +101,16 @@ def engine_for(plan: Plan, *, codec_dtype: Any = "fp32", slots: int = 1) -> Stre
 
 def speak(engine: StreamingEngine, request: SpeechRequest) -> Spoken:
     """Speak ``request`` and take its sound as it comes."""
-    started = time.perf_counter()
-    utterance = engine.open(request, deadline=time.monotonic() + _DEADLINE_S)
+    started = time.monotonic()
+    utterance = engine.open(request, deadline=started + _DEADLINE_S)
     samples, first_s = 0, 0.0
     for chunk in utterance:
         samples += len(chunk)
         if not first_s and samples >= SAMPLES_A_FRAME:
-            first_s = time.perf_counter() - started
-    whole_s = time.perf_counter() - started
+            first_s = time.monotonic() - started
+    whole_s = time.monotonic() - started
     line = utterance.timeline
-    return Spoken(first_s, whole_s, line.talk_s, line.decode_s, samples // SAMPLES_A_FRAME)
+    return Spoken(first_s, whole_s, line.talk_s, line.decode_s, samples // SAMPLES_A_FRAME, started, line)
 
 
 def _load(plan: Plan, codec_device: Any) -> LoadedModel:
@@ -138,7 +149,54 @@ def _repeat(plan: Plan, name: str, speak_once: Callable[[], Spoken]) -> list[Spo
     return runs[1:]
 
 
-def _table(plan: Plan, measured: list[tuple[str, list[Spoken]]]) -> Table:
+def how_both_run(device: str, codec_device: CodecDevice) -> str:
+    """What the times of ours mean, with frames on a ``device`` of this type and the codec on ``codec_device``."""
+    if device == codec_device == "cpu":
+        return (
+            "Ours makes frames and decodes by turns on the same cores: its whole request is about what both take one "
+            "after the other, and the decodes before the last frame are in the time of its frames."
+        )
+    return "Ours makes frames and decodes at the same time: its whole request is less than their sum."
+
+
+def timeline_table(run: Spoken) -> Table:
+    """When each decode of a request of ours began and ended, and how many frames were made by then."""
+    line = run.timeline
+    assert line is not None
+    assert line.last_frame is not None
+    rows: list[dict[str, Cell]] = [
+        {
+            "began_ms": (decode.started - run.sent) * 1e3,
+            "ended_ms": (decode.ended - run.sent) * 1e3,
+            "frames": decode.frames,
+            "made": bisect_right(line.frames, decode.started),
+        }
+        for decode in line.decodes
+    ]
+    notes = [
+        f"Milliseconds since the request was sent. {line.overlap_s / line.decode_s:.0%} of the decoding was done "
+        "before the last frame was made."
+    ]
+    left_out = len(rows) - 2 * _SHOWN
+    if left_out > 0:
+        del rows[_SHOWN:-_SHOWN]
+        notes.append(f"{left_out} decodes in the middle are left out.")
+    return Table(
+        name="timeline",
+        title=f"Timeline of one request of ours: {run.frames} frames, the last one made after "
+        f"{(line.last_frame - run.sent) * 1e3:,.0f} ms, all heard after {run.whole_s * 1e3:,.0f} ms",
+        columns=[
+            Column("began_ms", "decode began", "ms", 1),
+            Column("ended_ms", "ended", "ms", 1),
+            Column("frames", "frames decoded"),
+            Column("made", "frames made when it began"),
+        ],
+        rows=rows,
+        notes=notes,
+    )
+
+
+def _table(plan: Plan, measured: list[tuple[str, list[Spoken]]], note: str) -> Table:
     slowest = percentile([run.whole_s for run in measured[0][1]], 0.5)
     rows: list[dict[str, Cell]] = []
     for name, runs in measured:
@@ -169,5 +227,5 @@ def _table(plan: Plan, measured: list[tuple[str, list[Spoken]]]) -> Table:
             Column("frames", "frames made"),
         ],
         rows=rows,
-        notes=["Ours makes frames and decodes at the same time: its whole request is less than their sum."],
+        notes=[note],
     )
