@@ -8,12 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qwen3_tts_service.bench import arrivals, load, memory, placement, serve_suite
 from qwen3_tts_service.bench.plan import Plan
 from qwen3_tts_service.bench.report import Report
+from qwen3_tts_service.bench.server import Ear, Heard, Server
 from qwen3_tts_service.bench.statistics import Spread
 from qwen3_tts_service.errors import EngineError
 
@@ -22,10 +24,20 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-def test_clients_of_the_real_server_hear_the_length_that_was_asked_for(plan: Plan) -> None:
+def test_clients_of_the_real_server_hear_the_length_that_was_asked_for(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Server, float | None]] = []
+    listen = Server.listen
+
+    def noted(server: Server, body: dict[str, Any], ear: Ear | None = None) -> Heard:
+        asked.append((server, body.get("max_seconds")))
+        return listen(server, body, ear)
+
+    monkeypatch.setattr(Server, "listen", noted)
     # The service takes no smaller slots.
     report = serve_suite.run(replace(plan, slot_positions=256))
-    [table] = report.tables
+    table, after_start = report.tables
     assert [(row["who"], row["clients"]) for row in table.rows] == [("ours", 1), ("ours", 2), ("upstream", 1)]
     for row in table.rows:
         first, whole = row["first_ms"], row["whole_s"]
@@ -37,6 +49,23 @@ def test_clients_of_the_real_server_hear_the_length_that_was_asked_for(plan: Pla
     assert isinstance(ours["gap_ms"], Spread)
     assert theirs["gap_ms"] is None
     assert theirs["sooner"] == 1.0
+
+    # Nothing was warmed up before the first of them.
+    ours_alone = [seconds for server, seconds in asked if server is asked[0][0]]
+    assert ours_alone[:10] == [6 / 12.5] * 10
+    assert set(ours_alone[10:]) == {None}
+    assert [row["request"] for row in after_start.rows] == ["1", "2", "3 to 9", "10"]
+    spreads = [(row["first_ms"], row["whole_s"]) for row in after_start.rows]
+    for row, (first, whole) in zip(after_start.rows, spreads, strict=True):
+        assert isinstance(first, Spread)
+        assert isinstance(whole, Spread)
+        assert first.count == whole.count == (7 if row["request"] == "3 to 9" else 1)
+        tenth_first, tenth_whole = spreads[-1]
+        assert isinstance(tenth_first, Spread)
+        assert isinstance(tenth_whole, Spread)
+        assert row["first_ratio"] == pytest.approx(first.median / tenth_first.median)
+        assert row["whole_ratio"] == pytest.approx(whole.median / tenth_whole.median)
+    assert f"ready in {report.facts['ready_after_s']:.1f} s: requests of 6 frames" in after_start.title
 
 
 def test_every_placement_of_this_host_is_tried(plan: Plan) -> None:
