@@ -101,8 +101,8 @@ def test_a_scrape_tells_of_frames(running: Service) -> None:
     text = running.ask("GET", "/metrics").content.decode()
     assert 'qwen3_tts_frames_total{model="tiny"}' in text
     assert 'qwen3_tts_frame_gap_seconds{model="tiny",quantile="0.95"}' in text
-    assert 'qwen3_tts_codec_frames_total{model="tiny"}' in text
-    assert 'qwen3_tts_codec_backlog_frames{model="tiny"} 0.0' in text
+    assert "qwen3_tts_codec_frames_total " in text
+    assert "qwen3_tts_codec_backlog_frames 0.0" in text
     assert 'qwen3_tts_memory_bytes{device="cpu"}' in text
     assert 'qwen3_tts_way_info{batch="2",model="tiny",way="eager"} 1.0' in text
     assert 'qwen3_tts_prompt_way_info{model="tiny",way="eager"} 1.0' in text

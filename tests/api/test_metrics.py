@@ -116,7 +116,7 @@ def test_what_an_engine_counts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert values["qwen3_tts_frame_gap_seconds model=stand-in quantile=0.95"] == 0.006
 
 
-def test_the_memory_of_models_in_one_process_is_told_once(
+def test_what_models_in_one_process_share_is_told_once(
     monkeypatch: pytest.MonkeyPatch, second: Second
 ) -> None:
     counts = Counts(FrameCounts(1000, 1, 0.004, 0.006), CodecCounts(2500, 7), 123_456)
@@ -125,8 +125,12 @@ def test_the_memory_of_models_in_one_process_is_told_once(
         assert running.speak("a", model="second").status == 200
         values = scraped(running)
     assert values["qwen3_tts_frames_total model=second"] == 1000
-    told = {name: value for name, value in values.items() if name.startswith("qwen3_tts_memory_bytes")}
-    assert told == {"qwen3_tts_memory_bytes device=cpu": 123_456}
+    shared = ("qwen3_tts_memory_bytes", "qwen3_tts_codec_frames_total", "qwen3_tts_codec_backlog_frames")
+    assert {name: value for name, value in values.items() if name.startswith(shared)} == {
+        "qwen3_tts_memory_bytes device=cpu": 123_456,
+        "qwen3_tts_codec_frames_total": 2500,
+        "qwen3_tts_codec_backlog_frames": 7,
+    }
 
 
 def test_how_prompts_and_codec_are_computed_is_told_while_they_are_there() -> None:

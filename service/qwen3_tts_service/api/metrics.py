@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from .. import __version__
+from ..engine_stats import EngineStats
 from ..errors import Cancelled, DeadlineExceeded, InvalidRequest, TTSError, Unavailable
 from ..lifecycle import Lifecycle
 from ..served_model import ServedModel
@@ -209,42 +210,49 @@ def _ways(models: Iterable[ServedModel]) -> Iterable[Metric]:
 
 
 def _engines(models: Iterable[ServedModel]) -> Iterable[Metric]:
-    """What frame loops and codec count; the codec's counts are those of all models that share it."""
+    """What frame loops count, and of what they share in their process, the codec and the memory, each once."""
     frames = _counter(
         "frames", "Frames, of all voices at once, since the model was loaded; the rate is frames a second."
     )
-    decoded = _counter(
-        "codec_frames",
-        "Frames of one voice each turned into sound; for each of `frames` it is the batch's occupancy.",
-    )
-    backlog = _gauge("codec_backlog_frames", "Frames that wait for the codec or are in it.")
     paused = _gauge("slots_paused", "Slots held because their readers lag.")
     gap = _gauge(
         "frame_gap_seconds",
         "From one frame to the next, over the newest 1024: median and 95th percentile.",
         "quantile",
     )
+    shared: list[Metric] = []
+    for model in models:
+        if (stats := model.stats()) is None:
+            continue
+        frames.add_metric([model.name], stats.frames.frames)
+        paused.add_metric([model.name], stats.frames.paused)
+        for quantile, seconds in (("0.5", stats.frames.gap_p50_s), ("0.95", stats.frames.gap_p95_s)):
+            if seconds is not None:
+                gap.add_metric([model.name, quantile], seconds)
+        device = model.description.device if model.description else ""
+        shared = list(_shared(stats, device))
+    return [frames, paused, gap, *shared]
+
+
+def _shared(stats: EngineStats, device: str) -> Iterable[Metric]:
+    """The same in the counts of every model."""
+    yield CounterMetricFamily(
+        "qwen3_tts_codec_frames",
+        "Frames of one voice each turned into sound; for each of `frames` it is the batch's occupancy.",
+        value=stats.codec.frames,
+    )
+    yield GaugeMetricFamily(
+        "qwen3_tts_codec_backlog_frames",
+        "Frames that wait for the codec or are in it.",
+        value=stats.codec.backlog,
+    )
     memory = GaugeMetricFamily(
         "qwen3_tts_memory_bytes",
         "Held by the engine's process, for all models: of the GPU, or on a CPU in all.",
         labels=["device"],
     )
-    held: dict[str, int] = {}
-    for model in models:
-        if (stats := model.stats()) is None:
-            continue
-        frames.add_metric([model.name], stats.frames.frames)
-        decoded.add_metric([model.name], stats.codec.frames)
-        backlog.add_metric([model.name], stats.codec.backlog)
-        paused.add_metric([model.name], stats.frames.paused)
-        for quantile, seconds in (("0.5", stats.frames.gap_p50_s), ("0.95", stats.frames.gap_p95_s)):
-            if seconds is not None:
-                gap.add_metric([model.name, quantile], seconds)
-        if model.description:
-            held[model.description.device] = stats.memory_bytes
-    for device, size in held.items():
-        memory.add_metric([device], size)
-    return frames, decoded, backlog, paused, gap, memory
+    memory.add_metric([device], stats.memory_bytes)
+    yield memory
 
 
 def blueprint(metrics: Metrics) -> Blueprint:
