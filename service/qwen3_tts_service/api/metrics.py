@@ -22,7 +22,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from .. import __version__
-from ..engine_stats import EngineStats
 from ..errors import Cancelled, DeadlineExceeded, InvalidRequest, TTSError, Unavailable
 from ..lifecycle import Lifecycle
 from ..served_model import ServedModel
@@ -230,28 +229,28 @@ def _engines(models: Iterable[ServedModel]) -> Iterable[Metric]:
             if seconds is not None:
                 gap.add_metric([model.name, quantile], seconds)
         device = model.description.device if model.description else ""
-        shared = list(_shared(stats, device))
+        shared = list(_shared(stats.codec.frames, stats.codec.backlog, stats.memory_bytes, device))
     return [frames, paused, gap, *shared]
 
 
-def _shared(stats: EngineStats, device: str) -> Iterable[Metric]:
+def _shared(decoded: int, backlog: int, held: int, device: str) -> Iterable[Metric]:
     """The same in the counts of every model."""
     yield CounterMetricFamily(
         "qwen3_tts_codec_frames",
         "Frames of one voice each turned into sound; for each of `frames` it is the batch's occupancy.",
-        value=stats.codec.frames,
+        value=decoded,
     )
     yield GaugeMetricFamily(
         "qwen3_tts_codec_backlog_frames",
         "Frames that wait for the codec or are in it.",
-        value=stats.codec.backlog,
+        value=backlog,
     )
     memory = GaugeMetricFamily(
         "qwen3_tts_memory_bytes",
         "Held by the engine's process, for all models: of the GPU, or on a CPU in all.",
         labels=["device"],
     )
-    memory.add_metric([device], stats.memory_bytes)
+    memory.add_metric([device], held)
     yield memory
 
 
