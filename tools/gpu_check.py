@@ -45,7 +45,12 @@ class Measurement:
     base: bool = False
 
 
-_ON_GPU = (("fp32", ""), ("bf16", "-bf16"))
+#: Where and how a server's codec computes, by the name of a measurement.
+_ON_CPU = ("codec-cpu", {"codec_device": "cpu", "codec_dtype": "fp32"})
+_ON_GPU = (
+    ("codec-gpu", {"codec_device": "gpu", "codec_dtype": "fp32"}),
+    ("codec-gpu-bf16", {"codec_device": "gpu", "codec_dtype": "bf16"}),
+)
 #: Part -> its measurements, each part under eight minutes. Those of ``parity`` run at the same time: nothing is
 #: timed there, and upstream keeps the host busy, not the GPU.
 PARTS: dict[str, tuple[Measurement, ...]] = {
@@ -61,38 +66,18 @@ PARTS: dict[str, tuple[Measurement, ...]] = {
         Measurement("engine", "engine_suite", 150, {"weights": "int8"}),
         Measurement("original", "original", 120, {"repeats": 2}),
     ),
-    "http": (
-        Measurement(
-            "codec-cpu",
-            "serve_suite",
-            70,
-            {"codec_device": "cpu", "clients": (1,), "repeats": 10, "upstream": False},
-        ),
-        *(
-            Measurement(
-                f"codec-gpu{suffix}",
-                "serve_suite",
-                110,
-                {
-                    "codec_device": "gpu",
-                    "codec_dtype": dtype,
-                    "clients": (32,),
-                    "repeats": 2,
-                    "upstream": False,
-                },
-            )
-            for dtype, suffix in _ON_GPU
-        ),
+    "http": tuple(
+        Measurement(name, "serve_suite", seconds, codec | own | {"upstream": False})
+        for seconds, own, codecs in (
+            (70, {"clients": (1,), "repeats": 10}, (_ON_CPU,)),
+            (110, {"clients": (32,), "repeats": 2}, _ON_GPU),
+        )
+        for name, codec in codecs
     ),
     "rate": tuple(
         # 5 s of sound.
-        Measurement(
-            f"codec-gpu{suffix}",
-            "request_rate",
-            170,
-            {"codec_device": "gpu", "codec_dtype": dtype, "batches": (32,), "frames": 63, "rate_s": 8.0},
-        )
-        for dtype, suffix in _ON_GPU
+        Measurement(name, "request_rate", 170, codec | {"batches": (32,), "frames": 63, "rate_s": 8.0})
+        for name, codec in _ON_GPU
     ),
     "codec": (
         Measurement("gpu", "codec_suite", 60, {"codec_device": "gpu"}),
@@ -103,19 +88,8 @@ PARTS: dict[str, tuple[Measurement, ...]] = {
         Measurement("int8", "memory", 90, {"frames": 60, "batches": (8,), "weights": "int8"}),
     ),
     "load": tuple(
-        Measurement(
-            f"codec-{device}{suffix}",
-            "load",
-            150,
-            {
-                "clients": (64,),
-                "codec_device": device,
-                "codec_dtype": dtype,
-                "frames": 1500,
-                "repeats": 1,
-            },
-        )
-        for device, (dtype, suffix) in (("cpu", _ON_GPU[0]), *(("gpu", one) for one in _ON_GPU))
+        Measurement(name, "load", 150, codec | {"clients": (64,), "frames": 1500, "repeats": 1})
+        for name, codec in (_ON_CPU, *_ON_GPU)
     ),
 }
 TOGETHER = frozenset({"parity"})

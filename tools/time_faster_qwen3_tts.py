@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "service"))
 
 from qwen3_tts_service.bench import provenance  # noqa: E402 - the package need not be installed
+from qwen3_tts_service.bench.plan import SENTENCE  # noqa: E402
 from qwen3_tts_service.bench.report import Column, Report, Table, as_text  # noqa: E402
 from qwen3_tts_service.bench.statistics import spread  # noqa: E402
+from qwen3_tts_service.speech.request import SAMPLES_A_FRAME  # noqa: E402
 
-SAMPLES_A_FRAME = 1920
-SENTENCE = "Hello there, this is a test of the synthesis endpoint, and it is a sentence of a usual length for a reader."
 #: Of the shorter of two requests: what they differ by is frames alone, without prompt and start.
 SHARE = 0.25
 
@@ -95,10 +95,10 @@ def measure(model: Any, voice: str, *, text: str, frames: int, repeats: int, chu
         "whole_ms": spread([longer / frames for _, longer in rounds]).scaled(1e3),
         "first_ms": spread(firsts).scaled(1e3),
     }
-    versions = {name: importlib.metadata.version(name) for name in ("faster-qwen3-tts", "transformers")}
+    version = importlib.metadata.version("faster-qwen3-tts")
     table = Table(
         name="faster",
-        title=f"faster-qwen3-tts {versions['faster-qwen3-tts']}, {frames} frames behind {len(text.split())} words",
+        title=f"faster-qwen3-tts {version}, {frames} frames behind {len(text.split())} words",
         columns=[
             Column("frame_ms", "a frame", "ms"),
             Column("whole_ms", "a whole request over its frames", "ms"),
@@ -110,7 +110,7 @@ def measure(model: Any, voice: str, *, text: str, frames: int, repeats: int, chu
             f"the sound is in it. {repeats} rounds.",
         ],
     )
-    return Report("faster", provenance.collect(), {"versions": versions}, [table])
+    return Report("faster", provenance.collect(), {"faster_qwen3_tts": version}, [table])
 
 
 def main() -> int:

@@ -92,7 +92,7 @@ def test_the_gpu_script_runs_its_parity_part(tiny_checkpoint: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "all held" in done.stdout
-    for name in ("fp32", "bf16", "codec"):
+    for name in ("fp32", "bf16", "codec", "sampler"):
         report = json.loads((tmp_path / f"parity-{name}.json").read_text())
         assert report["facts"]["passed"] is True
         assert "unfinished" not in report["facts"]

@@ -219,17 +219,18 @@ def _engines(models: Iterable[ServedModel]) -> Iterable[Metric]:
         "From one frame to the next, over the newest 1024: median and 95th percentile.",
         "quantile",
     )
-    shared: list[Metric] = []
-    for model in models:
-        if (stats := model.stats()) is None:
-            continue
+    counted = [(model, stats) for model in models if (stats := model.stats()) is not None]
+    for model, stats in counted:
         frames.add_metric([model.name], stats.frames.frames)
         paused.add_metric([model.name], stats.frames.paused)
         for quantile, seconds in (("0.5", stats.frames.gap_p50_s), ("0.95", stats.frames.gap_p95_s)):
             if seconds is not None:
                 gap.add_metric([model.name, quantile], seconds)
-        device = model.description.device if model.description else ""
-        shared = list(_shared(stats.codec.frames, stats.codec.backlog, stats.memory_bytes, device))
+    if not counted:
+        return [frames, paused, gap]
+    model, stats = counted[-1]
+    device = model.description.device if model.description else ""
+    shared = _shared(stats.codec.frames, stats.codec.backlog, stats.memory_bytes, device)
     return [frames, paused, gap, *shared]
 
 

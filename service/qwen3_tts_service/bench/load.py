@@ -121,12 +121,12 @@ def alone(plan: Plan, voices: int) -> Alone:
     frames = FrameModel(model, slots=voices, positions=plan.slot_positions, release_upstream=True)
     go_on(frames)
     runner = FrameRunner(frames)
-    sizes = {voices, *(size for size in runner.batch_sizes if 4 * size >= voices)}
     return Alone(
         text,
         {
             size: time_frames(runner, prompt, batch=size, frames=plan.frames).seconds
-            for size in sorted(sizes, reverse=True)
+            for size in runner.batch_sizes
+            if 4 * size >= voices
         },
     )
 

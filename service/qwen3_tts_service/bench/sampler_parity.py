@@ -77,10 +77,10 @@ def kernel(frames: FrameModel) -> Sampler:
 
 def plain(frames: FrameModel, logits: Tensor, codebook: int) -> Tensor:
     """As a frame in plain torch samples."""
-    state, prefix = frames.state, "subtalker_" if codebook else ""
+    state = frames.state
     return sampling.sample(
         _restricted(frames, logits, codebook),
-        **{name: getattr(state, f"{prefix}{name}") for name in ("temperature", "top_k", "top_p")},
+        **_filters(frames, codebook),
         greedy=state.greedy,
         key=sampling.frame_key(state.seed, state.step),
         codebook=codebook,
@@ -100,13 +100,11 @@ def beside_plain(
         _settings(frames, draw)
         size = torch.rand(_SETTINGS, 1, generator=draw) * 5 + 0.5
         logits = (torch.randn(_SETTINGS, _tokens(frames, codebook), generator=draw) * size).to(frames.device)
-        codes = sampler(logits.clone(), codebook)
-        equal += int((_race(frames, logits, codebook).argmax(-1) == codes).sum())
-        gaps = []
-        for edge in (0.0, -_EDGE, _EDGE):
-            race = _race(frames, logits, codebook, edge=edge)
-            gaps.append(race.max(-1).values - race.gather(1, codes[:, None])[:, 0])
-        gap = float(torch.stack(gaps).min(0).values.max())
+        codes = sampler(logits, codebook)
+        races = torch.stack([_race(frames, logits, codebook, edge=edge) for edge in (0.0, -_EDGE, _EDGE)])
+        equal += int((races[0].argmax(-1) == codes).sum())
+        taken = races.gather(2, codes.expand(len(races), -1)[..., None])[..., 0]
+        gap = float((races.max(-1).values - taken).min(0).values.max())
         largest, held = max(largest, gap), held and gap <= _ALLOWED
     return {
         "what": "beside plain torch",
@@ -122,13 +120,13 @@ def frequencies(
     frames: FrameModel, sampler: Sampler, codebook: int, draw: torch.Generator, *, draws: int
 ) -> dict[str, Cell]:
     """How often each code is drawn from the same logits by different seeds, against its probability."""
-    _settings(frames, draw, alike=True)
+    _one_setting(frames, draw)
     logits = torch.randn(1, _tokens(frames, codebook), generator=draw).mul(2).to(frames.device)
     logits = logits.expand(_SETTINGS, -1).contiguous()
     counts = torch.zeros(logits.shape[1], dtype=torch.int64, device=frames.device)
     for first in range(0, draws, _SETTINGS):
         frames.state.seed.copy_(torch.arange(first, first + _SETTINGS))
-        counts += sampler(logits.clone(), codebook).bincount(minlength=len(counts))
+        counts += sampler(logits, codebook).bincount(minlength=len(counts))
     expected = _kept(frames, logits, codebook)[0].softmax(-1).double() * counts.sum()
     often = expected >= _LEAST_EXPECTED
     pairs = torch.stack((counts.double(), expected))
@@ -148,8 +146,8 @@ def frequencies(
     }
 
 
-def _settings(frames: FrameModel, draw: torch.Generator, *, alike: bool = False) -> None:
-    """Another setting in every row; ``alike``: one in all."""
+def _settings(frames: FrameModel, draw: torch.Generator) -> None:
+    """Another setting in every row."""
     state = frames.state
 
     def among(*values: float) -> Tensor:
@@ -166,14 +164,18 @@ def _settings(frames: FrameModel, draw: torch.Generator, *, alike: bool = False)
         getattr(state, name).copy_(among(1.0, 0.99, 0.9, 0.5, 0.05))
     state.repetition_penalty.copy_(among(1.0, 1.05, 1.7, 0.8))
     state.seen.copy_(torch.rand(state.seen.shape, generator=draw) < 0.02)
-    if alike:
-        state.step.fill_(7)
-        state.greedy.fill_(False)
-        state.seen.copy_(state.seen[:1].expand_as(state.seen))
-        for name, value in (("temperature", 0.9), ("top_k", 50), ("top_p", 0.95)):
-            getattr(state, name).fill_(value)
-            getattr(state, f"subtalker_{name}").fill_(value)
-        state.repetition_penalty.fill_(1.05)
+
+
+def _one_setting(frames: FrameModel, draw: torch.Generator) -> None:
+    """The same in every row, but for the seed, which is left."""
+    state = frames.state
+    state.step.fill_(7)
+    state.greedy.fill_(False)
+    state.seen.copy_(torch.rand(state.seen.shape[1], generator=draw) < 0.02)
+    for name, value in (("temperature", 0.9), ("top_k", 50), ("top_p", 0.95)):
+        getattr(state, name).fill_(value)
+        getattr(state, f"subtalker_{name}").fill_(value)
+    state.repetition_penalty.fill_(1.05)
 
 
 def _restricted(frames: FrameModel, logits: Tensor, codebook: int) -> Tensor:
@@ -190,16 +192,18 @@ def _restricted(frames: FrameModel, logits: Tensor, codebook: int) -> Tensor:
     )
 
 
+def _filters(frames: FrameModel, codebook: int) -> dict[str, Tensor]:
+    """Each row's, as :func:`.sampling.process` takes them."""
+    prefix = "subtalker_" if codebook else ""
+    return {name: getattr(frames.state, f"{prefix}{name}") for name in ("temperature", "top_k", "top_p")}
+
+
 def _kept(frames: FrameModel, logits: Tensor, codebook: int, *, edge: float = 0.0) -> Tensor:
     """What plain torch's filters leave; the nucleus is larger by ``edge``."""
-    state, prefix = frames.state, "subtalker_" if codebook else ""
-    top_p: Tensor = getattr(state, f"{prefix}top_p")
-    return sampling.process(
-        _restricted(frames, logits, codebook),
-        temperature=getattr(state, f"{prefix}temperature"),
-        top_k=getattr(state, f"{prefix}top_k"),
-        top_p=torch.where(top_p < 1.0, (top_p + edge).clamp(max=1.0 - 1e-7), top_p),
-    )
+    filters = _filters(frames, codebook)
+    top_p = filters["top_p"]
+    filters["top_p"] = torch.where(top_p < 1.0, (top_p + edge).clamp(max=1.0 - 1e-7), top_p)
+    return sampling.process(_restricted(frames, logits, codebook), **filters)
 
 
 def _race(frames: FrameModel, logits: Tensor, codebook: int, *, edge: float = 0.0) -> Tensor:
