@@ -69,6 +69,17 @@ def test_who_has_enough_to_hear_waits_for_a_full_chunk_and_who_runs_dry_does_not
     assert progress.chunk(SIZES, 100.0) == 16
 
 
+def test_who_ran_dry_takes_all_that_is_there_at_once() -> None:
+    """Small chunks are dear, and its listener waits anyway: what 64 streams on a slow codec are in."""
+    progress = voice("a", 20, heard=1, now=100.0).progress
+    assert progress.chunk(SIZES, 100.0 + FRAME_S) == 2
+    assert progress.chunk(SIZES, 100.0 + FRAME_S + 1e-6) == 16
+    progress.waiting = 9
+    assert progress.chunk(SIZES, 101.0) == 8
+    # Nobody has heard it yet: one frame sounds soonest.
+    assert voice("fresh", 20, at=50.0).progress.chunk(SIZES, 101.0) == 1
+
+
 def test_the_last_frames_wait_for_nothing() -> None:
     progress = voice("a", 7, heard=15, now=100.0).progress
     progress.finished = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from qwen3_tts_service.checkpoints.load import LoadedModel, load
 from qwen3_tts_service.cores import cores
 from qwen3_tts_service.engine import graphs, verification
 from qwen3_tts_service.engine.frame import FrameModel
-from qwen3_tts_service.engine.graphs import FrameRunner
+from qwen3_tts_service.engine.graphs import FrameRunner, batch_sizes
+from qwen3_tts_service.engine.prefill import lengths
 from qwen3_tts_service.engine.transformer import LayerFunction, decoder_layer
 from qwen3_tts_service.errors import SelfCheckFailed
 
@@ -38,6 +40,18 @@ def layers(change: Callable[[Tensor], Tensor], only: str = "") -> Callable[..., 
         return layer if only in name else decoder_layer
 
     return compiled_layer
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8, 33, 48, 63, 64])
+@pytest.mark.parametrize("positions", [256, 257, 2048, 2049, 4096, 32768])
+def test_no_settings_ask_for_more_than_twelve_shapes(slots: int, positions: int) -> None:
+    """Each is compiled, captured and verified at every start."""
+    batches, prompts = batch_sizes(slots), lengths(positions)
+    assert len(batches) + len(prompts) <= 12
+    assert max(batches) == slots
+    assert max(prompts) == positions
+    assert [*prompts] == sorted(set(prompts))
+    assert all(later <= 4 * earlier for earlier, later in pairwise(prompts))
 
 
 def test_layers_that_compute_the_same_are_taken(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

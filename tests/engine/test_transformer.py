@@ -196,7 +196,8 @@ def test_eight_bit_weights_are_within_half_a_step(dtype: torch.dtype) -> None:
     step = weight.double().abs().amax(dim=1, keepdim=True) / 127
     largest = 0.5 if dtype is torch.float32 else 1.0
     assert ((restored - weight.double()).abs() <= largest * step * 1.01).all()
-    assert 0.002 < matrices.rounding_error(weight) < 0.01
+    error = restored - weight.double()
+    assert 0.002 < error.square().mean().sqrt() / weight.double().square().mean().sqrt() < 0.01
     # A few rows as in a frame, and many as in a prompt: two ways to the same product.
     for rows in (1, 3, 100):
         x = torch.randn(2, rows, 128, generator=generator).to(dtype)
@@ -205,18 +206,6 @@ def test_eight_bit_weights_are_within_half_a_step(dtype: torch.dtype) -> None:
         torch.testing.assert_close(
             product, expected, atol=1e-4 if dtype is torch.float32 else 0.05, rtol=0.01
         )
-
-
-def test_the_rounding_of_every_layer_is_told(model: LoadedModel) -> None:
-    errors = matrices.rounding_errors(parts(model)["talker"])
-    assert len(errors) == 3 * 7
-    assert all(0.001 < error < 0.02 for error in errors.values())
-    worse = copy.deepcopy(parts(model)["talker"])
-    worse.layers[1].mlp.down_proj.weight.data[:, 5] *= 100
-    name = "layers.1.mlp.down_proj"
-    changed = matrices.rounding_errors(worse)
-    # One large weight in each row takes the resolution of the others.
-    assert {key for key in errors if changed[key] != errors[key]} == {name}
 
 
 def test_eight_bit_speech_stays_near(model: LoadedModel) -> None:

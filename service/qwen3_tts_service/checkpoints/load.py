@@ -139,10 +139,6 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-#: Of one compiled function at most: twice the batch sizes of more slots than a process may have.
-_VERSIONS = 32
-
-
 def load(
     directory: Path | str,
     *,
@@ -162,11 +158,6 @@ def load(
     codec_on = _choose_codec_device(codec_device, chosen)
     if cpu_threads:
         torch.set_num_threads(cpu_threads)
-    if chosen.type == "cpu":
-        from torch._dynamo import config as dynamo
-
-        # A function has a version for each batch size, and the predictor's layer two; torch gives up after eight.
-        dynamo.recompile_limit = max(dynamo.recompile_limit, _VERSIONS)
 
     with _quiet_imports():
         from qwen_tts import Qwen3TTSModel, Qwen3TTSTokenizer

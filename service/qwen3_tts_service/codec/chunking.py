@@ -6,7 +6,9 @@ first, and a stream that nobody has heard yet goes before all others, since its 
 
 Small chunks sound early and are dear (the codec's weights are read once a chunk), so a stream's chunks grow:
 1, 2, 4, 8, 16 frames. A stream whose listener has enough to hear waits until its next, larger chunk is full;
-one that is about to run dry never waits, it takes what is there.
+one that is about to run dry never waits, it takes what is there. One that has run dry takes all that is there at
+once: its listener waits anyway, and where the codec is slower than so many listeners, small chunks would make it
+slower still.
 
 A decoder may have to be compiled or captured for each shape anew, so chunks come in few shapes (batch, frames).
 """
@@ -89,6 +91,8 @@ class Progress:
         step = next((size for size in sizes if size > self.largest), sizes[-1])
         if self.waiting < step and not self.finished and now < self.starved_at:
             return 0
+        if self.decoded and now > self.dry_at:
+            step = sizes[-1]
         return max((size for size in sizes if size <= min(self.waiting, step)), default=0)
 
     @property

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from . import tiles, triton_kernels
-from .compiled_waveform import NotCompiled, PackedProduct, Target
+from .device_kernels import NotCompiled, PackedProduct, Target
 from .gpu_latents import GPULatents
 from .latents import Latents
 from .weights import Convolution, DecoderWeights, Snake
@@ -52,7 +52,7 @@ class GPUKernels:
         self._check_snake(device)
 
     def latents(self, weights: DecoderWeights) -> Latents:
-        return GPULatents(weights, self)
+        return GPULatents(weights, self, self.precision)
 
     def pack(self, convolution: Convolution, then: Snake | None = None) -> PackedConvolution:
         self._check(convolution)

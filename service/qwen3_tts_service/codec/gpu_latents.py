@@ -1,9 +1,8 @@
-"""From codes to what the waveform part reads, on a GPU: a quarter of the launches that plain torch takes."""
+"""From codes to what the waveform part reads, on a GPU, by kernels that do all between two products at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as fn
@@ -11,27 +10,25 @@ import triton
 from torch import Tensor
 
 from . import latent_kernels
-from .compiled_waveform import DecoderKernels, Target
+from .device_kernels import DecoderKernels, Target
 from .layers import Input, with_history
+from .tiles import LEAST_ROWS
 from .weights import ConvNext, DecoderWeights, Product, TransformerLayer, replace_products
 
-if TYPE_CHECKING:
-    from .gpu_kernels import GPUKernels
-
-#: The matrix units take no fewer rows.
-_LEAST_FRAMES = 16
 _GATE_BLOCK = 1024
 #: Rows of the window that attention takes at a time, and its warps: more rows do not fit into registers.
 _WINDOW_BLOCK, _ATTENTION_WARPS = (16, 8) if torch.version.hip else (32, 4)
 
 
 class GPULatents:
-    """What :class:`.latents.PlainLatents` computes, with residuals in float32 whatever the rows are."""
+    """What :class:`.latents.PlainLatents` computes, with residuals in float32 whatever the rows are.
 
-    def __init__(self, weights: DecoderWeights, kernels: GPUKernels) -> None:
+    ``precision`` is how Triton multiplies the rows that meet in attention.
+    """
+
+    def __init__(self, weights: DecoderWeights, kernels: DecoderKernels, precision: str) -> None:
         weights = replace_products(weights, kernels.pack)
-        self._kernels: DecoderKernels = kernels
-        self._precision = kernels.precision
+        self._kernels, self._precision = kernels, precision
         self._codebooks, self._pre = weights.codebooks, weights.pre
         self._transformer, self._upsamples = weights.transformer, weights.upsamples
 
@@ -107,7 +104,7 @@ class GPULatents:
             GROUP=weights.heads // weights.kv_heads,
             KV_HEADS=weights.kv_heads,
             HEAD_DIM=weights.head_dim,
-            FRAMES=max(_LEAST_FRAMES, triton.next_power_of_2(frames)),
+            FRAMES=max(LEAST_ROWS, triton.next_power_of_2(frames)),
             BLOCK=_WINDOW_BLOCK,
             PRECISION=self._precision,
             num_warps=_ATTENTION_WARPS,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compiled_waveform import NotCompiled, PackedProduct, Target
+from .device_kernels import NotCompiled, PackedProduct, Target
 from .latents import Latents, PlainLatents
 from .weights import Convolution, DecoderWeights, Snake, replace_products
 

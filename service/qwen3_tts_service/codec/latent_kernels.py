@@ -1,6 +1,6 @@
 """What stands between the products in front of the waveform part, on a GPU, in Triton.
 
-These layers compute little on few rows: their time is the number of launches. So what torch does in twenty
+These layers compute little on few rows: their time is the number of launches. So what torch does in several
 operations between two products is one kernel here.
 """
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,10 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import EngineError
+from ..errors import EngineError, is_device_lost
 from . import layers
 from .captured import CapturedDecodes
-from .compiled_waveform import CompiledWaveform, DecoderKernels, NotCompiled
+from .compiled_waveform import CompiledWaveform
+from .device_kernels import DecoderKernels, NotCompiled
 from .kernels import Kernels, default_directory
 from .latents import Latents, PlainLatents
 from .state import DecoderState
@@ -36,8 +38,12 @@ PIECE_FRAMES = 16
 #: kind of activation.
 GPU_PIECE_FRAMES = 128
 
-#: Calls that compare compiled latents with plain ones: more than a window, and a short one at the end.
-_COMPARED_FRAMES = (1, *[PIECE_FRAMES] * 5, 3)
+#: Calls that compare compiled latents with plain ones, in frames: one of the two streams is ahead by the first; the
+#: others are more than a window together, and end with a larger shift of it between small ones.
+_COMPARED_AHEAD = 5
+_COMPARED_FRAMES = (1, *[PIECE_FRAMES] * 5, 1, 4, 1)
+#: Longest ``reason``, in characters.
+_REASON_CHARS = 500
 
 Way = Literal["captured", "compiled", "eager"]
 
@@ -83,7 +89,9 @@ class StreamingDecoder:
         )
         self._latents: Latents = PlainLatents(weights)
         if compile:
-            self._compile(weights, kernels or default_directory())
+            # Kernels are launched on the thread's current device.
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                self._compile(weights, kernels or default_directory())
         self._captured: CapturedDecodes | None = None
 
     def _compile(self, weights: DecoderWeights, directory: Path) -> None:
@@ -94,8 +102,10 @@ class StreamingDecoder:
             latents = kernels.latents(weights)
             if self.device.type != "cpu":
                 self._compare_latents(latents)
-        except Exception as error:  # noqa: BLE001
-            # Whatever a compiler raises, and NotCompiled: plain torch is there for it.
+        except Exception as error:
+            # Whatever a compiler raises, and NotCompiled: plain torch is there for it, but not without a device.
+            if is_device_lost(error):
+                raise
             self.reason = _said(error)
             log.warning("the codec computes without compiled kernels: %s", self.reason)
             return
@@ -107,11 +117,13 @@ class StreamingDecoder:
         draw = torch.Generator().manual_seed(0)
         states = self.new_state(2), self.new_state(2)
         limit = 1e-4 if self.dtype == torch.float32 else 0.1
-        for frames in _COMPARED_FRAMES:
-            codes = torch.randint(self.codebook_size, (2, self.codebooks, frames), generator=draw)
+        for streams, frames in ((1, _COMPARED_AHEAD), *((2, frames) for frames in _COMPARED_FRAMES)):
+            codes = torch.randint(self.codebook_size, (streams, self.codebooks, frames), generator=draw)
             got, exact = (
                 way(codes.to(self.device), state.position, self._views(state.memory))
-                for way, state in zip((latents, self._latents), states, strict=True)
+                for way, state in zip(
+                    (latents, self._latents), (s.first(streams) for s in states), strict=True
+                )
             )
             error = float((got.double() - exact.double()).square().mean().sqrt() / exact.double().std())
             if not error <= limit:
@@ -141,8 +153,10 @@ class StreamingDecoder:
             with torch.no_grad():
                 captured.capture(shapes)
                 self._compare(captured, shapes)
-        except Exception as error:  # noqa: BLE001
-            # Whatever a driver raises, and NotCompiled: kernels one by one are there for it.
+        except Exception as error:
+            # Whatever a driver raises, and NotCompiled: kernels one by one are there for it, but not without a device.
+            if is_device_lost(error):
+                raise
             self.reason = f"not captured: {_said(error)}"
             log.warning("decodes are launched kernel by kernel: %s", self.reason)
         else:
@@ -249,9 +263,9 @@ class StreamingDecoder:
 
 
 def _said(error: Exception) -> str:
-    """On one line."""
+    """On one line, of bounded length."""
     name = "" if isinstance(error, NotCompiled) else f"{type(error).__name__}: "
-    return " ".join(f"{name}{error}".split())
+    return " ".join(f"{name}{error}".split())[:_REASON_CHARS]
 
 
 def _convolutions(weights: DecoderWeights) -> Iterator[Product]:

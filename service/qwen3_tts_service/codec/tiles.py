@@ -20,8 +20,8 @@ class Tile(NamedTuple):
 
 
 #: From large to small: a larger one reads less, a smaller one keeps more multiprocessors busy. Measured on an H200
-#: for every product of the published geometry, 1 to 128 frames. Larger ones than these have no registers left for what
-#: follows the product.
+#: for every product of the published geometry, 1 to 128 frames. Larger ones than these spill registers in what follows
+#: the product.
 CUDA = {
     torch.float32: (
         Tile(128, 128, 32, 8, 3),
@@ -42,8 +42,8 @@ CUDA = {
         Tile(16, 32, 128, 4, 4),
     ),
 }
-#: ROCm, whose multiprocessors have less memory of their own. Not measured; none of them leaves a thread without
-#: registers when compiled for gfx1151, where 64 x 64 of float32 did.
+#: ROCm, whose multiprocessors have less memory of their own. Not measured; none of them spills registers
+#: when compiled for gfx1151, where 64 x 64 of float32 did.
 _ROCM_SMALL = (
     Tile(32, 64, 32, 4, 2),
     Tile(16, 64, 32, 4, 2),
@@ -53,7 +53,7 @@ ROCM = {torch.float32: _ROCM_SMALL, torch.bfloat16: (Tile(64, 64, 32, 4, 2), *_R
 #: A tile that computes more than so many times what is needed is too large: beside others, and alone in its row.
 _PADDING, _PADDING_ALONE = 1.25, 1.35
 #: The matrix units take no fewer rows.
-_LEAST_ROWS = 16
+LEAST_ROWS = 16
 
 
 def choose(tiles: tuple[Tile, ...], rows: int, width: int, multiprocessors: int) -> Tile:
@@ -63,7 +63,7 @@ def choose(tiles: tuple[Tile, ...], rows: int, width: int, multiprocessors: int)
         down, across = -(-rows // tile.rows), -(-width // tile.outs)
         allowed = _PADDING_ALONE if across == 1 else _PADDING
         wide = across * tile.outs > allowed * width
-        high = tile.rows > _LEAST_ROWS and down * tile.rows > _PADDING * rows
+        high = tile.rows > LEAST_ROWS and down * tile.rows > _PADDING * rows
         return not wide and not high and down * across >= tile.least * multiprocessors
 
     return next((tile for tile in tiles if fits(tile)), tiles[-1])

@@ -186,7 +186,8 @@ class Settings(BaseSettings):
     )
     self_check: Literal["auto", "off"] = Field(
         "auto",
-        description="Compare the GPU's logits with the CPU's before serving; off only to look into a failure.",
+        description="Compare the device's logits with the CPU's in float32 before serving; off only to look into "
+        "a failure.",
     )
 
     max_input_chars: int = Field(

@@ -6,8 +6,12 @@ from types import FunctionType
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 
 from .transformer import LayerFunction, LayerWeights, decoder_layer
+
+#: Of one function: two, of one token and of two, for each batch size that a process may have.
+_MOST_VERSIONS = 32
 
 
 def compiled_layer(name: str, *, any_length: bool = False) -> LayerFunction:
@@ -15,6 +19,8 @@ def compiled_layer(name: str, *, any_length: bool = False) -> LayerFunction:
 
     ``any_length``: a version serves every length of the mask. Compilation itself happens at the first call.
     """
+    # By itself torch gives up on a function after eight.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_VERSIONS)
     # torch keeps what it compiled by code object, and gives up on one that it has compiled too often.
     code = decoder_layer.__code__.replace(co_name=name)
     own = FunctionType(code, decoder_layer.__globals__, name)

@@ -99,6 +99,8 @@ class FrameModel:
         """
         self.slots, self.positions, self.max_trailing = slots, positions, max_trailing
         self.device, self.dtype = model.device, model.dtype
+        #: Whether weights are rounded to 8 bits.
+        self.rounded = weights == "int8"
         upstream: Any = model.upstream.model
         talker, predictor = upstream.talker, upstream.talker.code_predictor
         talker_config = upstream.config.talker_config

@@ -8,7 +8,11 @@ Three ways, from fast to slow:
 
 A way that fails to build, or that computes something else than plain torch on a fixed prompt, is not taken: the
 next slower one is, the journal says why, and :meth:`FrameRunner.ways` shows it. What plain torch computes on
-the device is itself compared with the CPU in float32 by ``selfcheck.py``, from the checkpoint's files.
+the device is itself held against the CPU in float32, from the checkpoint's files: before a runner is built, by
+``selfcheck.py``.
+
+Shapes that are built, at most twelve: the batch sizes (seven with 64 slots; see :func:`batch_sizes`) and on a GPU
+the lengths of prompts (five; see :func:`.prefill.lengths`).
 """
 
 from __future__ import annotations
@@ -83,10 +87,16 @@ class _OnItsWay:
         return FrameResult(self._codes.numpy().copy(), self._done.numpy().astype(np.bool_))
 
 
+def batch_sizes(slots: int) -> tuple[int, ...]:
+    """The row counts that are built for so many slots: powers of two, and all of them."""
+    powers = {1 << power for power in range(slots.bit_length())}
+    return tuple(sorted(powers | {slots}))
+
+
 class FrameRunner:
     """Launches frames of ``model``. Only one thread may call it, and :meth:`ways`.
 
-    ``batch_sizes`` are the row counts that it launches: powers of two and the number of slots.
+    ``batch_sizes`` are the row counts that it launches.
     """
 
     def __init__(self, model: FrameModel, *, fastest: Way | None = None) -> None:
@@ -97,8 +107,7 @@ class FrameRunner:
         """
         self.model = model
         self.slots = model.slots
-        powers = {1 << power for power in range(self.slots.bit_length())}
-        self.batch_sizes: tuple[int, ...] = tuple(sorted(powers | {self.slots}))
+        self.batch_sizes = batch_sizes(self.slots)
         self._on_gpu = model.device.type == "cuda"
         #: On a CPU a frame is computed by the thread that launches it.
         self.computes_at_launch = not self._on_gpu

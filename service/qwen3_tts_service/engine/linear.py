@@ -65,25 +65,6 @@ def rounded(weight: Tensor) -> Int8Matrix:
     return Int8Matrix(values, scales)
 
 
-def rounding_error(weight: Tensor) -> float:
-    """How far the 8-bit form of ``weight`` is from it: root mean square of the error over that of the weight."""
-    values, scales = rounded(weight)
-    error = values.float() * scales.float()[:, None] - weight.float()
-    return float(error.pow(2).mean().sqrt() / weight.float().pow(2).mean().sqrt())
-
-
-def rounding_errors(stack: torch.nn.Module) -> dict[str, float]:
-    """:func:`rounding_error` of every matrix in an upstream ``stack``, by its name there.
-
-    Rows are rounded each by itself, so fusing matrices changes nothing. The stack must still have its weights.
-    """
-    return {
-        name: rounding_error(module.weight.detach())
-        for name, module in stack.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    }
-
-
 def _linear_int8(x: Tensor, matrix: Int8Matrix) -> Tensor:
     values, scales = matrix
     rows = x.numel() // x.shape[-1]

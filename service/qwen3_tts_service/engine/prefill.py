@@ -12,8 +12,21 @@ from torch import Tensor
 from .compiled import compiled_layer
 from .frame import FrameModel
 
-#: Prompts are filled up to the next of these; each is compiled.
-LENGTHS = (128, 256, 512, 1024, 2048)
+_SHORTEST = 128
+#: At most this many lengths: each is compiled and captured at every start.
+MOST_LENGTHS = 5
+
+
+def lengths(positions: int) -> list[int]:
+    """What prompts of slots with ``positions`` are filled up to, the next that is long enough; ascending.
+
+    Each is twice the one before, or four times where twice would be too many.
+    """
+    factor = 2
+    while _SHORTEST * factor ** (MOST_LENGTHS - 1) < positions:
+        factor *= 2
+    steps = (_SHORTEST * factor**step for step in range(MOST_LENGTHS))
+    return [length for length in steps if length < positions] + [positions]
 
 
 class CapturedPrefill:
@@ -27,14 +40,13 @@ class CapturedPrefill:
         self._model = model
         self._layer = compiled_layer("prompt_layer")
         cache = model.talker.cache.keys[0]
-        lengths = [length for length in LENGTHS if length < model.positions] + [model.positions]
         self._slot = torch.zeros(1, dtype=torch.int64, device=model.device)
-        self._embeds = cache.new_zeros(1, lengths[-1], model.embedding.shape[1])
-        self._keys = cache.new_zeros(1, cache.shape[1], lengths[-1], cache.shape[3])
+        self._embeds = cache.new_zeros(1, model.positions, model.embedding.shape[1])
+        self._keys = cache.new_zeros(1, cache.shape[1], model.positions, cache.shape[3])
         self._values = torch.zeros_like(self._keys)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         pool = None
-        for length in reversed(lengths):
+        for length in reversed(lengths(model.positions)):
             self._run(length)
             graph = torch.cuda.CUDAGraph()
             stream = torch.cuda.current_stream(model.device)

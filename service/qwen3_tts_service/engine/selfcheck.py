@@ -1,9 +1,11 @@
 """Does the device compute what the CPU computes?
 
 A GPU that runs code for another one (a wrong ``HSA_OVERRIDE_GFX_VERSION``) raises no exception: it returns
-NaN or noise. So a fixed prompt runs through the loaded model on its device and, independently, through the
-weights of the checkpoint's files on the CPU in float32, and the logits are compared. The reference holds one
-layer at a time, so it needs about 200 MiB for the largest checkpoint.
+NaN or noise. So a frame with a fixed prompt and fixed codes is computed as the loaded model computes it on its
+device, and independently by :mod:`.cpu_reference`, and the logits are compared.
+
+For the frame engine this is the first link of a chain: what passes here is ``FrameModel.frame`` in plain torch,
+and every faster way and batch size is then held against that by :mod:`.verification`.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from torch import Tensor
 
-from ..checkpoints.load import Checkpoint, LoadedModel, tensor_names
+from ..checkpoints.load import LoadedModel
 from ..errors import SelfCheckFailed
+from ..speech.request import Sampling
+from .cpu_reference import CPUReference, FrameLogits
+from .frame import FrameModel
+from .verification import FixedPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +32,14 @@ logger = logging.getLogger(__name__)
 #: 0.019 (0.6b), float32 differs only in the order of summation, by less than 1e-5. The room above
 #: is for the larger activations of trained weights and for the summation order of other devices.
 TOLERANCES = {torch.bfloat16: 0.1, torch.float32: 0.005}
+#: Where weights are rounded to 8 bits.
+INT8_TOLERANCE = 0.2
 
 #: The prompt: text ids (all of them exist in every Qwen tokenizer) over ids of the talker's vocabulary.
 _TEXT_IDS = (151644, 77091, 198, 39, 68, 75, 75, 78, 11, 1879, 13, 151645, 198, 151671, 151671, 151671)
 _CODEC_IDS = (2154, 2156, 2050, 2157, 2148, 2149, 0, 1, 2, 127, 500, 999, 1000, 1500, 2000, 2047)
+#: The frame's codes, whatever the logits say.
+_CODES = (1024, *(_CODEC_IDS[6 + book % 10] for book in range(15)))
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,19 @@ class SelfCheckReport:
     seconds: float
 
 
-def check(model: LoadedModel) -> SelfCheckReport:
-    """Compare the device's logits with the CPU's. Raises SelfCheckFailed naming the way out."""
+def check(model: LoadedModel, frames: FrameModel | None = None) -> SelfCheckReport:
+    """Compare the logits of ``frames``, which was made of ``model``, with the CPU's; without it, upstream's modules'.
+
+    ``frames`` must not speak meanwhile. Raises SelfCheckFailed naming the way out.
+    """
     started = time.monotonic()
-    tolerance = TOLERANCES[model.dtype]
-    reference = _Reference(model.checkpoint)
+    tolerance = INT8_TOLERANCE if frames is not None and frames.rounded else TOLERANCES[model.dtype]
     with torch.no_grad():
+        computed = _of_upstream(model) if frames is None else _of_frames(model, frames)
+        expected = CPUReference(model.checkpoint, _TEXT_IDS, _CODEC_IDS).logits(_CODES)
         errors = {
-            "talker": _error(_talker_logits(model), reference.talker_logits()),
-            "code predictor": _error(_predictor_logits(model), reference.predictor_logits()),
+            "talker": _error(computed.talker, expected.talker[-len(computed.talker) :]),
+            "code predictor": _error(computed.predictor, expected.predictor),
         }
     for part, error in errors.items():
         # Written so that NaN fails too.
@@ -77,130 +90,53 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _error(logits: torch.Tensor, expected: torch.Tensor) -> float:
-    difference = logits.float().cpu() - expected
-    return float(difference.pow(2).mean().sqrt() / expected.std())
+def _error(logits: Tensor, expected: Tensor) -> float:
+    """Of the logits that were not ruled out before a choice; NaN where one is no number."""
+    logits = logits.float().cpu()
+    possible = logits != -torch.inf
+    difference = logits[possible] - expected[possible]
+    return float(difference.pow(2).mean().sqrt() / expected[possible].std())
 
 
-def _talker_logits(model: LoadedModel) -> torch.Tensor:
-    """Logits [positions, vocabulary] of the prompt as the loaded model computes them."""
+def _prompt(model: LoadedModel) -> Tensor:
+    """[1, positions, hidden], by upstream's embeddings, which stay when its layers went over into the engine's."""
     talker: Any = model.upstream.model.talker
-    text = torch.tensor([_TEXT_IDS], device=model.device)
-    codec = torch.tensor([_CODEC_IDS], device=model.device)
-    embeddings = talker.text_projection(talker.get_text_embeddings()(text)) + talker.get_input_embeddings()(
-        codec
-    )
-    hidden = talker.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    logits: torch.Tensor = talker.codec_head(hidden)[0]
-    return logits
+    text, codec = (torch.tensor([ids], device=model.device) for ids in (_TEXT_IDS, _CODEC_IDS))
+    embeds: Tensor = talker.text_projection(talker.get_text_embeddings()(text))
+    return embeds + talker.get_input_embeddings()(codec)
 
 
-def _predictor_logits(model: LoadedModel) -> torch.Tensor:
-    """Logits [15, codebook size] of one frame, each from its own head, as the loaded model computes them."""
+def _of_frames(model: LoadedModel, frames: FrameModel) -> FrameLogits:
+    """As the engine speaks: the prompt but its last position is read, then one frame is computed."""
+    prompt = _prompt(model)[0]
+    recorded: list[Tensor] = []
+    sample = frames.sample_fn
+
+    def given(logits: Tensor, *, codebook: int, **_settings: Any) -> Tensor:
+        recorded.append(logits.clone())
+        return torch.full((len(logits),), _CODES[codebook], device=logits.device)
+
+    frames.sample_fn = given
+    try:
+        frames.admit(0, FixedPrompt(prompt, prompt[:0]), Sampling(greedy=True), 0, 1)
+        frames.frame(1, len(prompt))
+    finally:
+        frames.sample_fn = sample
+        frames.state.active.fill_(False)
+    first, *others = recorded
+    return FrameLogits(first, torch.cat(others))
+
+
+def _of_upstream(model: LoadedModel) -> FrameLogits:
     talker: Any = model.upstream.model.talker
     predictor = talker.code_predictor
-    codes = torch.tensor([_CODEC_IDS], device=model.device)
-    # The first position holds the talker's hidden state in real life; an embedding will do as a fixed input.
-    embeddings = [talker.get_input_embeddings()(codes[:, :2])]
-    for group, table in enumerate(predictor.get_input_embeddings()[:-1]):
-        embeddings.append(table(codes[:, 6 + group % 10, None]))
-    projected = predictor.small_to_mtp_projection(torch.cat(embeddings, dim=1))
-    hidden = predictor.model(inputs_embeds=projected, use_cache=False).last_hidden_state[0]
-    return torch.stack([head(hidden[group + 1]) for group, head in enumerate(predictor.lm_head)])
-
-
-class _Reference:
-    """The same computations on the CPU in float32, from the checkpoint's files, one layer in memory."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        from qwen_tts.core.models import Qwen3TTSConfig
-
-        self._files: dict[str, Path] = {
-            name: file for file in checkpoint.weight_files for name in tensor_names(file)
-        }
-        self._talker = Qwen3TTSConfig(**checkpoint.config).talker_config
-        self._predictor = self._talker.code_predictor_config
-        for config in (self._talker, self._predictor):
-            config._attn_implementation = "sdpa"
-
-    def talker_logits(self) -> torch.Tensor:
-        from qwen_tts.core.models.modeling_qwen3_tts import (
-            Qwen3TTSTalkerDecoderLayer,
-            Qwen3TTSTalkerResizeMLP,
-            Qwen3TTSTalkerRotaryEmbedding,
-        )
-
-        config = self._talker
-        with torch.device("meta"):
-            projection = Qwen3TTSTalkerResizeMLP(
-                config.text_hidden_size,
-                config.text_hidden_size,
-                config.hidden_size,
-                config.hidden_act,
-                bias=True,
-            )
-        text = self._rows("talker.model.text_embedding.weight", _TEXT_IDS)
-        hidden = self._filled(projection, "talker.text_projection.")(text)
-        hidden = (hidden + self._rows("talker.model.codec_embedding.weight", _CODEC_IDS))[None]
-        positions = torch.arange(hidden.shape[1]).expand(3, 1, -1)
-        rotary = Qwen3TTSTalkerRotaryEmbedding(config)(hidden, positions)
-        hidden = self._stack(Qwen3TTSTalkerDecoderLayer, config, "talker.model.", hidden, rotary)
-        return hidden[0] @ self._tensor("talker.codec_head.weight").T
-
-    def predictor_logits(self) -> torch.Tensor:
-        from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSDecoderLayer, Qwen3TTSRotaryEmbedding
-
-        config = self._predictor
-        prefix = "talker.code_predictor."
-        groups = config.num_code_groups - 1
-        rows = [self._rows("talker.model.codec_embedding.weight", _CODEC_IDS[:2])]
-        for group in range(groups - 1):
-            code = _CODEC_IDS[6 + group % 10]
-            rows.append(self._rows(f"{prefix}model.codec_embedding.{group}.weight", (code,)))
-        hidden = torch.cat(rows)
-        if f"{prefix}small_to_mtp_projection.weight" in self._files:
-            weight = self._tensor(f"{prefix}small_to_mtp_projection.weight")
-            hidden = hidden @ weight.T + self._tensor(f"{prefix}small_to_mtp_projection.bias")
-        hidden = hidden[None]
-        rotary = Qwen3TTSRotaryEmbedding(config)(hidden, torch.arange(hidden.shape[1])[None])
-        hidden = self._stack(Qwen3TTSDecoderLayer, config, f"{prefix}model.", hidden, rotary)[0]
-        return torch.stack(
-            [self._tensor(f"{prefix}lm_head.{group}.weight") @ hidden[group + 1] for group in range(groups)]
-        )
-
-    def _stack(
-        self,
-        layer_class: Any,
-        config: Any,
-        prefix: str,
-        hidden: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor:
-        """Run ``hidden`` [1, positions, hidden] through all layers and the last norm."""
-        from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSRMSNorm
-
-        for index in range(config.num_hidden_layers):
-            with torch.device("meta"):
-                layer = layer_class(config, index)
-            self._filled(layer, f"{prefix}layers.{index}.")
-            hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)[0]
-        norm = Qwen3TTSRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        result: torch.Tensor = self._filled(norm, f"{prefix}norm.")(hidden)
-        return result
-
-    def _filled(self, module: torch.nn.Module, prefix: str) -> torch.nn.Module:
-        module.load_state_dict(
-            {name: self._tensor(prefix + name) for name in module.state_dict()}, assign=True
-        )
-        return module.eval()
-
-    def _tensor(self, name: str) -> torch.Tensor:
-        with safe_open(self._files[name], framework="pt") as tensors:
-            stored: torch.Tensor = tensors.get_tensor(name)
-        return stored.float()
-
-    def _rows(self, name: str, ids: tuple[int, ...]) -> torch.Tensor:
-        """Some rows of an embedding, without the gigabyte around them."""
-        with safe_open(self._files[name], framework="pt") as tensors:
-            table = tensors.get_slice(name)
-            return torch.cat([table[row : row + 1] for row in ids]).float()
+    hidden = talker.model(inputs_embeds=_prompt(model), use_cache=False).last_hidden_state
+    tables = (talker.get_input_embeddings(), *predictor.get_input_embeddings()[:-1])
+    codes = torch.tensor(_CODES, device=model.device)
+    embedded = [table(code)[None, None] for table, code in zip(tables, codes, strict=False)]
+    projected = predictor.small_to_mtp_projection(torch.cat((hidden[:, -1:], *embedded), dim=1))
+    output = predictor.model(inputs_embeds=projected, use_cache=False).last_hidden_state[0]
+    return FrameLogits(
+        talker.codec_head(hidden)[0],
+        torch.stack([head(output[book + 1]) for book, head in enumerate(predictor.lm_head)]),
+    )

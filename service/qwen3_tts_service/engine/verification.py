@@ -27,9 +27,11 @@ _MAX_FRAMES = 8
 
 
 @dataclass(frozen=True)
-class _Prompt:
-    embeds: Tensor
-    trailing: Tensor
+class FixedPrompt:
+    """What a check speaks, whatever the checkpoint."""
+
+    embeds: Tensor  # [positions, hidden]
+    trailing: Tensor  # [n, hidden]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def expected(model: FrameModel, length: int) -> Expected:
     """Compute the fixed frame in slot 0 with ``model.frame``. ``length`` as there."""
     ids = torch.arange(_PROMPT_POSITIONS, device=model.device) * 37 % model.embedding.shape[0]
     # Rows of the embedding table, whatever the checkpoint.
-    prompt = _Prompt(model.embedding[ids] + model.pad, model.embedding[ids[:1]])
+    prompt = FixedPrompt(model.embedding[ids] + model.pad, model.embedding[ids[:1]])
     model.admit(0, prompt, Sampling(greedy=True), 0, _MAX_FRAMES)
     state = model.state.rows(1)
     start = FrameState(**{field.name: getattr(state, field.name).clone() for field in fields(state)})

@@ -14,6 +14,7 @@ from ..loaded_engine import Loaded, SelfCheck
 if TYPE_CHECKING:
     from ..checkpoints.load import LoadedModel
     from ..config import Settings
+    from ..engine.frame import FrameModel
     from ..pipeline import SharedCodec
 
 
@@ -62,10 +63,15 @@ class EngineLoader:
             codec_device=settings.codec_device,
             cpu_threads=settings.cpu_threads,
         )
-        checked = self._check(model)
         if settings.engine == "reference":
-            return Loaded(ReferencePipeline(ReferenceEngine(model)), checked)
+            return Loaded(ReferencePipeline(ReferenceEngine(model)), self._check(model))
         from ..pipeline import streaming_engine
+
+        checked = SelfCheck()
+
+        def check(frames: FrameModel) -> None:
+            nonlocal checked
+            checked = self._check(model, frames)
 
         codec = self._shared_codec(on_fault)
         engine = streaming_engine(
@@ -77,6 +83,7 @@ class EngineLoader:
             fastest=None if settings.fastest_way == "auto" else settings.fastest_way,
             frame_limit_s=settings.frame_deadline_s,
             on_device_fault=on_fault,
+            check=check,
         )
         return Loaded(
             engine,
@@ -100,11 +107,11 @@ class EngineLoader:
             )
         return self._codec
 
-    def _check(self, model: LoadedModel) -> SelfCheck:
-        """The loaded weights on their device against the CPU, which is what others are compared with."""
+    def _check(self, model: LoadedModel, frames: FrameModel | None = None) -> SelfCheck:
+        """What the device computes against the CPU in float32: the frame engine's model, or upstream's."""
         from ..engine import selfcheck
 
-        if self._settings.self_check == "off" or model.device.type == "cpu":
+        if self._settings.self_check == "off":
             return SelfCheck()
-        report = selfcheck.check(model)
+        report = selfcheck.check(model, frames)
         return SelfCheck("passed", report.max_error, report.tolerance)
