@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The one script for a machine with a GPU, in parts of minutes.
 
-``parity`` compares the engine with upstream on the device, in float32 and bfloat16, alone and in full batches
-and under random schedules, the codec with upstream's decoder, and the sampling kernel with plain torch. ``frames``
-times frames (with the checkpoint's weights and in 8 bits), arrivals beside them and a sentence three ways,
-``http`` requests, ``rate`` requests at random times, ``codec`` decoding alone. ``load`` measures the gaps between
-frames with 64 streaming clients against nobody else, ``memory`` what a thousand requests leave behind.
+``parity`` compares the engine with upstream on the device, in float32 and bfloat16: scores of every frame at the
+beginning and at the end of a slot, codes alone, in full batches and under random schedules; the codec with
+upstream's decoder, and the sampling kernel with plain torch. ``frames`` times frames (with the checkpoint's
+weights and in 8 bits), arrivals beside them and a sentence three ways, ``http`` requests, ``rate`` requests at
+random times, ``codec`` decoding alone. ``load`` measures the gaps between frames with 64 streaming clients
+against nobody else, ``memory`` what a thousand requests leave behind.
 
 It needs torch and the service's Python dependencies, nothing of ``make venv``: run it with
 ``PYTHONPATH=service``. Without ``--checkpoint`` it writes a synthetic 1.7B one first. Every measurement is a
@@ -55,8 +56,8 @@ _ON_GPU = (
 #: timed there, and upstream keeps the host busy, not the GPU.
 PARTS: dict[str, tuple[Measurement, ...]] = {
     "parity": (
-        Measurement("fp32", "parity", 240, {"dtype": "fp32", "frames": 112, "batches": (8,)}),
-        Measurement("bf16", "parity", 240, {"dtype": "bf16", "frames": 112, "batches": (32,)}),
+        Measurement("fp32", "parity", 280, {"dtype": "fp32", "frames": 112, "batches": (8,)}),
+        Measurement("bf16", "parity", 280, {"dtype": "bf16", "frames": 112, "batches": (32,)}),
         Measurement("codec", "codec_parity", 200, {"frames": 112}),
         Measurement("sampler", "sampler_parity", 120),
     ),
