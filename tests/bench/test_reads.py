@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from qwen3_tts_service.bench.floors import LanguageModelFloor
 from qwen3_tts_service.checkpoints.load import load
 from qwen3_tts_service.engine.frame import FrameModel
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this host")
 WEIGHT = torch.ones(8, 4)
 TABLE = torch.ones(100, 4)
 CACHE = torch.zeros(2, 10, 4)
@@ -56,12 +58,17 @@ def test_tensors_are_found_in_lists_and_dicts_and_behind_cycles(monkeypatch: pyt
     assert {id(tensor) for tensor in reads.tensors_of(holder)} == {id(WEIGHT), id(TABLE)}
 
 
-def test_a_frame_reads_little_more_than_the_floor(tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("bytes_a_weight", [4, pytest.param(2, marks=needs_compiler)])
+def test_a_frame_reads_little_more_than_the_floor(
+    tiny_checkpoint: Path, tmp_path: Path, bytes_a_weight: int
+) -> None:
     model = load(tiny_checkpoint, device="cpu", cpu_threads=1)
     floor = LanguageModelFloor.of(model.checkpoint.config)
-    frames = FrameModel(model, slots=2, positions=256, max_trailing=8)
+    kernels = tmp_path if bytes_a_weight == 2 else None
+    frames = FrameModel(model, slots=2, positions=256, max_trailing=8, kernels=kernels)
+    assert frames.bytes_a_weight == bytes_a_weight
     with torch.inference_mode():
         counted = reads.count(lambda: frames.frame(2, 200), reads.tensors_of(frames))
-    cost = floor.frame(batch=2, length=200, bytes_a_number=4)
+    cost = floor.frame(batch=2, length=200, bytes_a_number=4, bytes_a_weight=bytes_a_weight)
     # Tiny vectors and masks weigh more here than in a real geometry, where at most 1.05 is allowed.
     assert 1.0 <= counted.bytes / cost.bytes < 1.15

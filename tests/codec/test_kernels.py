@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from qwen3_tts_service.codec import kernels as module
-from qwen3_tts_service.codec.device_kernels import NotCompiled
 from qwen3_tts_service.codec.kernels import Kernels, PackedConvolution
 from qwen3_tts_service.codec.streaming import StreamingDecoder
 from qwen3_tts_service.codec.weights import Convolution
+from qwen3_tts_service.native import NotCompiled
 
 from . import needs_compiler, undivided, upstream_decoder
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qwen3_tts_service.codec.device_kernels import NotCompiled
 from qwen3_tts_service.codec.latents import PlainLatents
 from qwen3_tts_service.codec.state import DecoderState
 from qwen3_tts_service.codec.streaming import StreamingDecoder
 from qwen3_tts_service.errors import EngineError
+from qwen3_tts_service.native import NotCompiled
 
 from . import needs_compiler, undivided, upstream_decoder
 

@@ -26,10 +26,13 @@ def model(tiny_checkpoint: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def compiled(model: LoadedModel) -> tuple[FrameRunner, int]:
+def compiled(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[FrameRunner, int]:
     """Frames as a CPU starts them, and how many versions of layers were compiled for that."""
     before = versions()
-    return FrameRunner(FrameModel(model, slots=SLOTS, positions=POSITIONS)), versions() - before
+    kernels = tmp_path_factory.mktemp("kernels")
+    runner = FrameRunner(FrameModel(model, slots=SLOTS, positions=POSITIONS, kernels=kernels))
+    assert runner.reasons() == {}
+    return runner, versions() - before
 
 
 def versions() -> int:

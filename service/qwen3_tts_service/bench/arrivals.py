@@ -22,6 +22,7 @@ from ..engine.graphs import FrameRunner
 from ..engine.prompt import PromptBuilder
 from ..engine.scheduler import Finish, FrameRequest, Job, Scheduler
 from ..errors import ConfigurationError, TTSError
+from ..native import default_directory
 from ..speech.request import Sampling, SpeechRequest, VoicePrompt
 from . import provenance
 from .observation import go_on
@@ -94,6 +95,7 @@ def run(plan: Plan) -> Report:
         positions=plan.slot_positions,
         weights=plan.weights,
         release_upstream=True,
+        kernels=default_directory(),
     )
     go_on(frames)
     runner = FrameRunner(frames)

@@ -13,6 +13,7 @@ from ..engine.frame import FrameModel
 from ..engine.graphs import FrameRunner
 from ..engine.prompt import PromptBuilder
 from ..errors import ConfigurationError
+from ..native import default_directory
 from ..speech.request import FRAMES_A_SECOND
 from . import int8, launches, provenance, rates, reads, upstream
 from .floors import LanguageModelFloor
@@ -47,7 +48,9 @@ def run(plan: Plan) -> Report:
     prompt = builder.build(request)
     plan.say("our engine: copying weights, compiling")
     started = time.perf_counter()
-    frames = FrameModel(model, slots=max(plan.batches), positions=plan.slot_positions)
+    frames = FrameModel(
+        model, slots=max(plan.batches), positions=plan.slot_positions, kernels=default_directory()
+    )
     go_on(frames)
     runner = FrameRunner(frames)
     floor = LanguageModelFloor.of(model.checkpoint.config)
@@ -56,6 +59,7 @@ def run(plan: Plan) -> Report:
         "device": str(model.device),
         "dtype": measured.dtype,
         "threads": measured.threads,
+        "bytes_a_weight": frames.bytes_a_weight,
         "ways": {str(batch): way for batch, way in runner.ways().items()},
         "slower_ways_because": {str(batch): reason for batch, reason in runner.reasons().items()},
         "building_s": time.perf_counter() - started,
@@ -74,7 +78,12 @@ def run(plan: Plan) -> Report:
     # Ours first: upstream takes minutes, and whoever is stopped meanwhile has this.
     for batch in plan.batches:
         timed[batch] = time_frames(runner, prompt, batch=batch, frames=plan.frames)
-        cost = floor.frame(batch=batch, length=last, bytes_a_number=model.dtype.itemsize)
+        cost = floor.frame(
+            batch=batch,
+            length=last,
+            bytes_a_number=model.dtype.itemsize,
+            bytes_a_weight=frames.bytes_a_weight,
+        )
         least_s = cost.seconds(
             bytes_a_second=measured.bytes_a_second, operations_a_second=measured.operations_a_second
         )
@@ -146,7 +155,12 @@ def _carried(
         plan.say(f"bytes and kernels of a frame, batch {batch}")
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             counted = reads.count(partial(frames.frame, batch, plan.positions), kept)
-        cost = floor.frame(batch=batch, length=plan.positions, bytes_a_number=model.dtype.itemsize)
+        cost = floor.frame(
+            batch=batch,
+            length=plan.positions,
+            bytes_a_number=model.dtype.itemsize,
+            bytes_a_weight=frames.bytes_a_weight,
+        )
         rows.append(
             {
                 "batch": batch,

@@ -88,8 +88,14 @@ class LanguageModelFloor:
             codebooks=talker["num_code_groups"],
         )
 
-    def frame(self, *, batch: int, length: int, bytes_a_number: int) -> FrameCost:
-        """One frame of ``batch`` streams that each attend to ``length`` positions, their own included."""
+    def frame(
+        self, *, batch: int, length: int, bytes_a_number: int, bytes_a_weight: int | None = None
+    ) -> FrameCost:
+        """One frame of ``batch`` streams that each attend to ``length`` positions, their own included.
+
+        ``bytes_a_weight``: where matrices lie in memory in another form than what is computed.
+        """
+        bytes_a_weight = bytes_a_weight or bytes_a_number
         steps = self.codebooks - 1
         talker = self.talker.weights + self.talker_head
         # The projection is for the talker's state only: what a code projects to can be kept in a table.
@@ -101,8 +107,8 @@ class LanguageModelFloor:
         products = talker + predictor + self.predictor.weights
         attention = length * self.talker.attention + (positions + 1) * self.predictor.attention
         return FrameCost(
-            talker_bytes=talker * bytes_a_number,
-            predictor_bytes=predictor * bytes_a_number,
+            talker_bytes=talker * bytes_a_weight,
+            predictor_bytes=predictor * bytes_a_weight,
             cache_bytes=cached * bytes_a_number,
             embedding_bytes=batch * (self.codebooks + 1) * self.hidden * bytes_a_number,
             operations=2 * batch * (products + attention),

@@ -26,6 +26,7 @@ from ..engine.frame import FrameModel
 from ..engine.graphs import FrameRunner
 from ..engine.prompt import Prompt, PromptBuilder
 from ..errors import EngineError
+from ..native import default_directory
 from ..speech.request import FRAMES_A_SECOND
 from . import observation, provenance
 from .frame_timing import time_frames
@@ -118,7 +119,13 @@ def alone(plan: Plan, voices: int) -> Alone:
     """Frames of ``voices`` voices, of half and of a quarter of them. Nothing else happens in the process."""
     model = load(plan.checkpoint, device=plan.device, dtype=plan.dtype, cpu_threads=plan.cpu_threads)
     text, prompt = _long_enough(PromptBuilder(model), model.checkpoint, plan.frames)
-    frames = FrameModel(model, slots=voices, positions=plan.slot_positions, release_upstream=True)
+    frames = FrameModel(
+        model,
+        slots=voices,
+        positions=plan.slot_positions,
+        release_upstream=True,
+        kernels=default_directory(),
+    )
     go_on(frames)
     runner = FrameRunner(frames)
     return Alone(

@@ -12,6 +12,7 @@ from ..checkpoints.memory import held_bytes
 from ..engine.frame import FrameModel
 from ..engine.graphs import FrameRunner
 from ..engine.prompt import PromptBuilder
+from ..native import default_directory
 from ..speech.request import Sampling
 from . import provenance
 from .observation import go_on
@@ -41,7 +42,12 @@ def run(plan: Plan) -> Report:
     plan.say(f"{plan.weights}: compiling")
     slots = max(plan.batches)
     frames = FrameModel(
-        model, slots=slots, positions=plan.slot_positions, weights=plan.weights, release_upstream=True
+        model,
+        slots=slots,
+        positions=plan.slot_positions,
+        weights=plan.weights,
+        release_upstream=True,
+        kernels=default_directory(),
     )
     go_on(frames)
     runner = FrameRunner(frames)

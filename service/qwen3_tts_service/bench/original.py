@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints.load import LoadedModel, inspect, load
+from ..native import default_directory
 from ..pipeline import StreamingEngine, Timeline
 from ..pipeline.loading import streaming_engine
 from ..pipeline.shared_codec import SharedCodec
@@ -96,6 +97,7 @@ def engine_for(plan: Plan, *, codec_dtype: Any = "fp32", slots: int = 1) -> Stre
         slots=slots,
         positions=plan.slot_positions,
         fastest=None if plan.fastest_way == "auto" else plan.fastest_way,
+        kernels=None if plan.fastest_way == "eager" else default_directory(),
     )
 
 

@@ -22,6 +22,7 @@ from ..engine import sampling as draw
 from ..engine.frame import FrameModel
 from ..engine.prompt import Prompt, PromptBuilder
 from ..engine.reference import ReferenceEngine
+from ..native import default_directory
 from ..speech.request import Sampling, SpeechRequest
 from . import provenance
 from .observation import endless
@@ -84,7 +85,9 @@ def _findings(plan: Plan, dtype: str, facts: dict[str, Any]) -> Iterator[dict[st
         plan.say(f"{dtype}: upstream's at the end of a slot")
         far = _at_the_end(model, builder, plan.slot_positions, min(_LAST_FRAMES, plan.frames))
         plan.say(f"{dtype}: compiling")
-        frames = FrameModel(model, slots=max(plan.batches), positions=plan.slot_positions)
+        frames = FrameModel(
+            model, slots=max(plan.batches), positions=plan.slot_positions, kernels=default_directory()
+        )
     runner = CountingRunner(frames, capture_prompts=dtype == "bf16")
     facts[f"ways_{dtype}"] = {str(batch): str(way) for batch, way in runner.ways().items()}
     facts[f"slower_ways_because_{dtype}"] = {str(batch): why for batch, why in runner.reasons().items()}

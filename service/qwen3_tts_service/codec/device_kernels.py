@@ -13,10 +13,6 @@ from .latents import Latents
 from .weights import Convolution, DecoderWeights, Product, Snake
 
 
-class NotCompiled(Exception):
-    """There is no compiled way on this host; the message says why."""
-
-
 @dataclass
 class Target:
     """Where the result of a convolution goes, [streams, rows, channels] each, a stream's rows side by side.

@@ -8,8 +8,9 @@ import torch
 import triton
 from torch import Tensor
 
+from ..native import NotCompiled
 from . import tiles, triton_kernels
-from .device_kernels import NotCompiled, PackedProduct, Target
+from .device_kernels import PackedProduct, Target
 from .gpu_latents import GPULatents
 from .latents import Latents
 from .weights import Convolution, DecoderWeights, Snake

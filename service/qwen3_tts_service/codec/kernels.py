@@ -1,95 +1,23 @@
 """Convolutions on the CPU through kernels that are compiled on the host, for its own processor.
 
-``kernels.cpp`` needs a C++ compiler and nothing else: no Python headers, no torch headers. It is built once per
-host, kept beside the other compiled code and loaded with ctypes, which lets go of the interpreter's lock while
-a kernel runs.
+``kernels.cpp`` is built once per host (:mod:`..native`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .device_kernels import NotCompiled, PackedProduct, Target
+from ..native import NotCompiled, load_library
+from .device_kernels import PackedProduct, Target
 from .latents import Latents, PlainLatents
 from .weights import Convolution, DecoderWeights, Snake, replace_products
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
-_FLAGS = (
-    "-O3",
-    "-march=native",
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-std=c++17",
-    "-shared",
-    "-fPIC",
-    "-fopenmp",
-)
-_BUILD_LIMIT_S = 120
-
-
-def default_directory() -> Path:
-    """Where built kernels are kept: systemd's cache directory, else the user's."""
-    cache = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    return (Path(cache) if cache else Path("~/.cache/qwen3-tts").expanduser()) / "compile"
-
-
-def load_library(directory: Path) -> ctypes.CDLL:
-    """The kernels' library, built now unless ``directory`` has it from an earlier start.
-
-    Raises NotCompiled where there is no compiler, or where it fails.
-    """
-    name = os.environ.get("CXX") or "g++"
-    compiler = shutil.which(name)
-    if compiler is None:
-        raise NotCompiled(f"no C++ compiler: {name} is not on PATH")
-    try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
-        built = directory / f"codec-{_fingerprint(version)}.so"
-        if not built.is_file():
-            _build(compiler, built)
-        return ctypes.CDLL(str(built))
-    except subprocess.CalledProcessError as error:
-        raise NotCompiled(f"{compiler} failed: {error.stderr.decode(errors='replace')[-300:]}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotCompiled(f"the kernels could not be built or loaded: {error}") from error
-
-
-def _fingerprint(compiler: bytes) -> str:
-    """Of everything that the library depends on: a cache moved to another processor must not be used there."""
-    try:
-        information = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        processor = next(line for line in information.splitlines() if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        processor = platform.processor()
-    parts = (
-        _SOURCE.read_bytes(),
-        compiler,
-        " ".join(_FLAGS).encode(),
-        platform.machine().encode(),
-        processor.encode(),
-    )
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _build(compiler: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Built aside and renamed: two processes that start together must not load half a library.
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        fresh = Path(folder) / target.name
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(fresh)]
-        subprocess.run(command, capture_output=True, check=True, timeout=_BUILD_LIMIT_S)
-        fresh.replace(target)
 
 
 class _Convolution(ctypes.Structure):
@@ -206,7 +134,7 @@ class Kernels:
         if dtype not in (torch.float32, torch.bfloat16):
             raise NotCompiled(f"no kernels for {dtype}")
         self.dtype = dtype
-        self._library = load_library(directory)
+        self._library = load_library(_SOURCE, directory)
         self._bfloat = ctypes.c_int(dtype == torch.bfloat16)
         if dtype == torch.bfloat16 and not self._library.codec_has_bfloat():
             raise NotCompiled("this processor has no bfloat16 dot product (AVX512_BF16)")

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EngineError, is_device_lost
+from ..native import NotCompiled, default_directory
 from . import layers
 from .captured import CapturedDecodes
 from .compiled_waveform import CompiledWaveform
-from .device_kernels import DecoderKernels, NotCompiled
-from .kernels import Kernels, default_directory
+from .device_kernels import DecoderKernels
+from .kernels import Kernels
 from .latents import Latents, PlainLatents
 from .state import DecoderState
 from .weights import DecoderWeights, Product, fold
@@ -54,7 +55,7 @@ class StreamingDecoder:
     ``upstream`` is a ``Qwen3TTSTokenizerV2Decoder``; its weights are copied into other forms and it is not used
     afterwards. One thread at a time may call :meth:`decode`, with as many cores as torch has threads. Products
     run through kernels compiled for the processor, kept in the directory ``kernels``
-    (:func:`.kernels.default_directory` unless given), or for the GPU, where :meth:`prepare` captures whole decodes.
+    (:func:`..native.default_directory` unless given), or for the GPU, where :meth:`prepare` captures whole decodes.
     ``way`` says what came of it, ``reason`` why it is not the fastest of the device.
 
     Raises CheckpointError when the decoder is built in a way that this class does not know.

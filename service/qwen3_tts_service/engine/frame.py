@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,10 +19,12 @@ from torch.nn import functional
 
 from ..checkpoints.load import LoadedModel
 from ..errors import InputTooLong, InvalidValue
+from ..native import NotCompiled
 from ..speech.request import DRAWING, Sampling
 from . import sampling as draw
-from .linear import Weights, laid_out, linear
+from .linear import Int8Matrix, Matrix, Weights, laid_out, linear
 from .transformer import Stack, StackWeights, release_weights
+from .widening import WidenedMatrix, Widening
 
 CODE_GROUPS = 16
 #: Upstream never draws the last ids of the talker's vocabulary, but for the end of speech.
@@ -90,29 +94,46 @@ class FrameModel:
         max_trailing: int = 2048,
         weights: Weights = "bf16",
         release_upstream: bool = False,
+        kernels: Path | None = None,
     ) -> None:
         """Copy and fuse the weights of ``model``.
 
         ``positions`` bounds prompt and frames of a slot together. ``release_upstream`` gives upstream's layers
         back while they are copied: prompts can still be built with it, speech cannot be generated. ``weights``
-        as in :mod:`.linear`. Raises CheckpointError for a stack that the engine does not compute.
+        as in :mod:`.linear`. ``kernels`` is where the CPU's product of :mod:`.widening` is built and kept; None: it
+        is done without. Raises CheckpointError for a stack that the engine does not compute.
         """
         self.slots, self.positions, self.max_trailing = slots, positions, max_trailing
         self.device, self.dtype = model.device, model.dtype
         #: Whether weights are rounded to 8 bits.
         self.rounded = weights == "int8"
+        #: Why weights are read in a slower form than this device's fastest, where they are.
+        self.slower_because = ""
+        widening = self._widening(kernels)
         upstream: Any = model.upstream.model
         talker, predictor = upstream.talker, upstream.talker.code_predictor
         talker_config = upstream.config.talker_config
         self.eos: int = talker_config.codec_eos_token_id
         self.talker = Stack(
-            StackWeights(talker.model, positions=positions, weights=weights, release=release_upstream),
+            StackWeights(
+                talker.model,
+                positions=positions,
+                weights=weights,
+                release=release_upstream,
+                widening=widening,
+            ),
             slots=slots,
             # One more than is used: torch.compile takes a length that is all of a dimension for a constant.
             positions=positions + 1,
         )
         self.predictor = Stack(
-            StackWeights(predictor.model, positions=CODE_GROUPS, weights=weights, release=release_upstream),
+            StackWeights(
+                predictor.model,
+                positions=CODE_GROUPS,
+                weights=weights,
+                release=release_upstream,
+                widening=widening,
+            ),
             slots=slots,
             positions=CODE_GROUPS,
         )
@@ -120,7 +141,9 @@ class FrameModel:
         # None, not its own method: a model that is let go shall be freed at once, without a search for cycles.
         self.prefill_fn: Callable[[int, Tensor], None] | None = None
         with torch.no_grad():
-            self._take_heads_and_embeddings(talker, predictor, weights=weights, release=release_upstream)
+            self._take_heads_and_embeddings(
+                talker, predictor, partial(laid_out, weights=weights, widening=widening), release_upstream
+            )
             pad_id = torch.tensor([upstream.config.tts_pad_token_id], device=self.device)
             self.pad = talker.text_projection(talker.get_text_embeddings()(pad_id))[0].clone()  # [hidden]
         self.suppressed = torch.zeros(talker_config.vocab_size, dtype=torch.bool, device=self.device)
@@ -130,12 +153,21 @@ class FrameModel:
         self._predictor_mask = self.mask(self._predictor_position[None], CODE_GROUPS)
         self.state = self._empty_state(talker_config.vocab_size)
 
+    def _widening(self, kernels: Path | None) -> Widening | None:
+        if kernels is None or self.device.type != "cpu" or self.dtype is not torch.float32 or self.rounded:
+            return None
+        try:
+            return Widening(kernels)
+        except NotCompiled as reason:
+            self.slower_because = f"weights are read as float32, not as bfloat16: {reason}"
+            return None
+
     def _take_heads_and_embeddings(
-        self, talker: Any, predictor: Any, *, weights: Weights, release: bool
+        self, talker: Any, predictor: Any, lay_out: Callable[[Tensor], Matrix], release: bool
     ) -> None:
-        self.head = laid_out(talker.codec_head.weight.detach().clone(), weights)  # [vocabulary, hidden]
+        self.head = lay_out(talker.codec_head.weight.detach().clone())  # [vocabulary, hidden]
         # 15 of [codebook, hidden]
-        self.heads = [laid_out(head.weight.detach().clone(), weights) for head in predictor.lm_head]
+        self.heads = [lay_out(head.weight.detach().clone()) for head in predictor.lm_head]
         if release:
             release_weights(talker.codec_head)
             release_weights(predictor.lm_head)
@@ -156,6 +188,12 @@ class FrameModel:
         self.inputs = [
             self._project(table) for table in self.embeddings
         ]  # 15 of [codebook, predictor hidden]
+
+    @property
+    def bytes_a_weight(self) -> int:
+        """What a number of a matrix takes in memory, and what reading it costs."""
+        values = self.head.values if isinstance(self.head, (Int8Matrix, WidenedMatrix)) else None
+        return self.dtype.itemsize if values is None else values.itemsize
 
     def _project(self, x: Tensor) -> Tensor:
         return x if self.projection is None else functional.linear(x, *self.projection)

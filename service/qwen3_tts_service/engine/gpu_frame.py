@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import kernels
 from .frame import CODE_GROUPS, FrameModel
-from .linear import Int8Matrix, Matrix, PackedMatrix, rounded
+from .linear import Int8Matrix, Matrix, rounded
 from .sampling import MIN_FRAMES
 from .transformer import Stack
 
@@ -32,8 +32,10 @@ class Tile:
 
 def _parts(matrix: Matrix) -> tuple[Tensor, Tensor | None]:
     """The values [out, in] of a matrix, and a scale for each row where they are bytes."""
-    assert not isinstance(matrix, PackedMatrix), "a CPU's order"
-    return matrix if isinstance(matrix, Int8Matrix) else (matrix, None)
+    if isinstance(matrix, Int8Matrix):
+        return matrix
+    assert isinstance(matrix, Tensor), "a CPU's order"
+    return matrix, None
 
 
 def _power_of_two(number: int) -> int:

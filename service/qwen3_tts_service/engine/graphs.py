@@ -205,6 +205,10 @@ class FrameRunner:
         if self._on_gpu and fastest == "captured":
             self._capture_prefill()
         verification.clear(self.model)
+        if self.model.slower_because:
+            logger.warning("%s", self.model.slower_because)
+            for batch in self.batch_sizes:
+                self._reasons.setdefault(batch, self.model.slower_because)
         self._frames = dict(sorted(self._frames.items()))
         logger.info(
             "frames by batch size: %s; ready after %.1f s",

@@ -1,8 +1,9 @@
 """Weight matrices in the form that the device reads fastest, and the product with them.
 
 One step of speech reads every weight once and multiplies it with a handful of rows: the time is the memory's.
-Plain matrices are [out, in]. On a CPU they are reordered once for oneDNN, which then reads them at nearly the
-memory's full rate. With 8-bit weights there is half as much to read.
+Plain matrices are [out, in]. On a CPU they are reordered once, for our own product (:mod:`.widening`) where it was
+built and fits, else for oneDNN; both read them at nearly the memory's full rate. With 8-bit weights there is half as
+much to read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .widening import WidenedMatrix, Widening, product
 
 #: ``bf16`` keeps the checkpoint's weights (in the data type they are loaded in), ``int8`` rounds them.
 Weights = Literal["bf16", "int8"]
@@ -34,7 +37,7 @@ class PackedMatrix(NamedTuple):
 
 
 #: A Tensor is plain [out, in].
-Matrix = Tensor | Int8Matrix | PackedMatrix
+Matrix = Tensor | Int8Matrix | PackedMatrix | WidenedMatrix
 
 #: The CPU's product with bytes is made for few rows; a prompt is faster with the bytes widened first.
 _FEW_ROWS = 16
@@ -46,14 +49,22 @@ def linear(x: Tensor, matrix: Matrix) -> Tensor:
         return functional.linear(x, matrix)
     if isinstance(matrix, Int8Matrix):
         return _linear_int8(x, matrix)
-    product: Tensor = torch.ops.qwen3_tts.packed_linear(x, matrix.token, matrix.out)
-    return product
+    if isinstance(matrix, WidenedMatrix):
+        return product(x, matrix)
+    result: Tensor = torch.ops.qwen3_tts.packed_linear(x, matrix.token, matrix.out)
+    return result
 
 
-def laid_out(weight: Tensor, weights: Weights) -> Matrix:
-    """A plain ``weight`` [out, in] in the form for its device; the plain one is not needed afterwards."""
+def laid_out(weight: Tensor, weights: Weights, widening: Widening | None = None) -> Matrix:
+    """A plain ``weight`` [out, in] in the form for its device; the plain one is not needed afterwards.
+
+    ``widening`` takes it where that is there and the weight fits.
+    """
     if weights == "int8":
         return rounded(weight)
+    widened = None if widening is None else widening.pack(weight)
+    if widened is not None:
+        return widened
     return _pack(weight) if _can_pack(weight) else weight
 
 
@@ -69,8 +80,8 @@ def _linear_int8(x: Tensor, matrix: Int8Matrix) -> Tensor:
     values, scales = matrix
     rows = x.numel() // x.shape[-1]
     if x.device.type == "cpu" and rows <= _FEW_ROWS:
-        product = torch._weight_int8pack_mm(x.reshape(rows, -1), values, scales)
-        return product.view(*x.shape[:-1], -1)
+        result = torch._weight_int8pack_mm(x.reshape(rows, -1), values, scales)
+        return result.view(*x.shape[:-1], -1)
     return functional.linear(x, values.to(x.dtype)) * scales
 
 
@@ -96,8 +107,8 @@ def _pack(weight: Tensor) -> PackedMatrix:
 
 
 def _packed_linear(x: Tensor, token: Tensor, out: int) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, _packed[int(token)], None, "none", [], "")
-    return product
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, _packed[int(token)], None, "none", [], "")
+    return result
 
 
 def _shape_of_packed_linear(x: Tensor, token: Tensor, out: int) -> Tensor:

@@ -103,7 +103,8 @@ def _prompt(model: LoadedModel) -> Tensor:
     talker: Any = model.upstream.model.talker
     text, codec = (torch.tensor([ids], device=model.device) for ids in (_TEXT_IDS, _CODEC_IDS))
     embeds: Tensor = talker.text_projection(talker.get_text_embeddings()(text))
-    return embeds + talker.get_input_embeddings()(codec)
+    embeds += talker.get_input_embeddings()(codec)
+    return embeds
 
 
 def _of_frames(model: LoadedModel, frames: FrameModel) -> FrameLogits:

@@ -8,6 +8,7 @@ reads is an argument, so one compiled version serves every layer of a stack.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 from ..checkpoints.memory import give_back
 from ..errors import CheckpointError
 from .linear import Matrix, Weights, laid_out, linear
+from .widening import Widening
 
 
 class LayerWeights(NamedTuple):
@@ -116,7 +118,15 @@ class StackWeights:
     the model's data type, ``eps`` of the norms.
     """
 
-    def __init__(self, stack: Any, *, positions: int, weights: Weights, release: bool) -> None:
+    def __init__(
+        self,
+        stack: Any,
+        *,
+        positions: int,
+        weights: Weights,
+        release: bool,
+        widening: Widening | None = None,
+    ) -> None:
         """Take over upstream's ``stack`` (talker model or code predictor model).
 
         ``release`` empties each upstream layer as soon as it is copied, so that no unfused copy stays and
@@ -136,7 +146,7 @@ class StackWeights:
         self.head_dim: int = stack.layers[0].self_attn.head_dim
         self.layers: list[LayerWeights] = []
         for layer in stack.layers:
-            self.layers.append(_fuse(layer, weights))
+            self.layers.append(_fuse(layer, partial(laid_out, weights=weights, widening=widening)))
             if release:
                 release_weights(layer)
         if release:
@@ -201,20 +211,18 @@ def _copy(weight: Tensor) -> Tensor:
     return weight.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _fuse(layer: Any, weights: Weights) -> LayerWeights:
+def _fuse(layer: Any, lay_out: Callable[[Tensor], Matrix]) -> LayerWeights:
     attend, mlp = layer.self_attn, layer.mlp
     with torch.no_grad():
         return LayerWeights(
             input_norm=_copy(layer.input_layernorm.weight),
-            qkv=laid_out(
-                torch.cat((attend.q_proj.weight, attend.k_proj.weight, attend.v_proj.weight)), weights
-            ),
+            qkv=lay_out(torch.cat((attend.q_proj.weight, attend.k_proj.weight, attend.v_proj.weight))),
             q_norm=_copy(attend.q_norm.weight),
             k_norm=_copy(attend.k_norm.weight),
-            output=laid_out(_copy(attend.o_proj.weight), weights),
+            output=lay_out(_copy(attend.o_proj.weight)),
             mlp_norm=_copy(layer.post_attention_layernorm.weight),
-            gate_up=laid_out(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), weights),
-            down=laid_out(_copy(mlp.down_proj.weight), weights),
+            gate_up=lay_out(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))),
+            down=lay_out(_copy(mlp.down_proj.weight)),
         )
 
 

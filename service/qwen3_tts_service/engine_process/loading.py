@@ -84,6 +84,7 @@ class EngineLoader:
             frame_limit_s=settings.frame_deadline_s,
             on_device_fault=on_fault,
             check=check,
+            kernels=None if settings.fastest_way == "eager" else settings.compile_cache_directory,
         )
         return Loaded(
             engine,

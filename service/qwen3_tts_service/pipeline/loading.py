@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from ..checkpoints.load import LoadedModel
 from ..checkpoints.memory import GIB, give_back, held_bytes
@@ -33,6 +34,7 @@ def streaming_engine(
     ahead_frames: int = AHEAD_FRAMES,
     on_device_fault: Callable[[DeviceFault], None] = lambda error: None,
     check: Callable[[FrameModel], None] = lambda frames: None,
+    kernels: Path | None = None,
 ) -> StreamingEngine:
     """Build everything around ``model``, start it, and say in the journal what it takes of the memory.
 
@@ -44,13 +46,15 @@ def streaming_engine(
     ``fastest`` as of :class:`..engine.graphs.FrameRunner`. A frame that takes longer than ``frame_limit_s``
     seconds means that the device hangs. ``model`` is used up: its layers go over into the engine.
     ``on_device_fault`` is told once, on a thread of the engine, that nothing can be computed any more. ``check``
-    is given the engine's model before anything faster is made of it; what it raises ends the loading. Raises
-    CheckpointError and EngineError.
+    is given the engine's model before anything faster is made of it; what it raises ends the loading. ``kernels`` as
+    of :class:`..engine.frame.FrameModel`. Raises CheckpointError and EngineError.
     """
     # Before upstream's layers go over into the engine's.
     weights_bytes = sum(parameter.nbytes for parameter in model.upstream.model.parameters())
     prompts = PromptBuilder(model)
-    frame_model = FrameModel(model, slots=slots, positions=positions, weights=weights, release_upstream=True)
+    frame_model = FrameModel(
+        model, slots=slots, positions=positions, weights=weights, release_upstream=True, kernels=kernels
+    )
     check(frame_model)
     runner = FrameRunner(frame_model, fastest=fastest)
     # What only building and verifying needed: gigabytes on a GPU.
