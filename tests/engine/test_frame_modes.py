@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -12,7 +14,7 @@ import torch
 
 from qwen3_tts_service.checkpoints import geometry, synthetic
 from qwen3_tts_service.checkpoints.load import load
-from qwen3_tts_service.engine.frame import FrameModel
+from qwen3_tts_service.engine.frame import FrameModel, FramePrompt
 from qwen3_tts_service.engine.reference import ReferenceEngine
 from qwen3_tts_service.speech.request import CloneReference, Sampling, SpeechRequest
 
@@ -25,13 +27,15 @@ TEXT = (
     "A sentence of more than one hundred letters takes more than one hundred frames of these weights, "
     "which is what this comparison wants to see."
 )
-FRAMES = 104
+FRAMES = 100
+SLOTS = 8
 
 
 def speech(engine: ReferenceEngine, mode: str) -> SpeechRequest:
     plain = SpeechRequest(TEXT, max_frames=FRAMES)
     heard = recording(2.0)
     requests = {
+        "custom voice": {"voice": "vivian"},
         "custom voice, instructed": {"voice": "ryan", "language": "english", "instructions": "Speak slowly."},
         "custom voice, dialect, streaming text": {"voice": "eric", "text_feeding": "streaming"},
         "voice design": {"instructions": "An old sailor, hoarse."},
@@ -48,7 +52,11 @@ def speech(engine: ReferenceEngine, mode: str) -> SpeechRequest:
 
 
 MODES = {
-    "tiny_checkpoint": ["custom voice, instructed", "custom voice, dialect, streaming text"],
+    "tiny_checkpoint": [
+        "custom voice",
+        "custom voice, instructed",
+        "custom voice, dialect, streaming text",
+    ],
     "design_checkpoint": ["voice design", "voice design, streaming text"],
     "base_checkpoint": [
         "clone by voice",
@@ -59,27 +67,63 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("checkpoint", MODES)
-def test_all_modes_speak_upstreams_codes(checkpoint: str, request: pytest.FixtureRequest) -> None:
-    """All modes of a checkpoint in one batch, each entering six frames after the one before."""
-    engine = ReferenceEngine.load(request.getfixturevalue(checkpoint), device="cpu", cpu_threads=1)
-    modes = MODES[checkpoint]
-    requests = [speech(engine, mode) for mode in modes]
-    voices = [Voice(prompt_for(engine, each), max_frames=FRAMES) for each in requests]
-    with Voices(FrameModel(engine.model, slots=len(modes), positions=512)) as batch:
-        waiting = list(enumerate(voices))
-        frame = 0
-        while waiting or any(batch.slots):
-            if waiting and frame % 6 == 0:
-                slot, voice = waiting.pop(0)
-                batch.enter(voice, slot)
-            batch.frame(batch=len(modes))
-            frame += 1
-    for mode, each, voice in zip(modes, requests, voices, strict=True):
-        agreement = compare(voice.run, upstream_run(engine, each))
-        assert agreement.gap is None
-        assert agreement.frames >= 100
+@dataclass(frozen=True)
+class Spoken:
+    """All modes of one checkpoint: what shall be spoken, and what upstream says to it by itself."""
+
+    model: FrameModel
+    prompts: dict[str, FramePrompt]
+    expected: dict[str, Run]
+
+    def check(self, mode: str, run: Run) -> None:
+        agreement = compare(run, self.expected[mode])
+        assert agreement.gap is None, mode
+        assert agreement.frames == FRAMES, mode
         print(f"{mode}: {agreement.frames} frames, scores within {agreement.difference:.1e}")
+
+
+@pytest.fixture(scope="module", params=MODES)
+def spoken(request: pytest.FixtureRequest) -> Spoken:
+    engine = ReferenceEngine.load(request.getfixturevalue(request.param), device="cpu", cpu_threads=1)
+    requests = {mode: speech(engine, mode) for mode in MODES[request.param]}
+    return Spoken(
+        FrameModel(engine.model, slots=SLOTS, positions=512),
+        {mode: prompt_for(engine, each) for mode, each in requests.items()},
+        {mode: upstream_run(engine, each) for mode, each in requests.items()},
+    )
+
+
+def test_every_mode_alone_speaks_upstreams_codes(spoken: Spoken) -> None:
+    for mode, prompt in spoken.prompts.items():
+        spoken.check(mode, alone(spoken.model, Voice(prompt, max_frames=FRAMES)))
+
+
+def test_every_mode_in_a_full_batch_speaks_upstreams_codes(spoken: Spoken) -> None:
+    """Each enters at a frame of its own, into a slot that another voice has left; no slot is ever free."""
+    modes = {mode: Voice(prompt, max_frames=FRAMES) for mode, prompt in spoken.prompts.items()}
+    prompts = itertools.cycle(spoken.prompts.values())
+
+    def neighbour(number: int) -> Voice:
+        # The first ones leave one after the other, the later ones stay.
+        frames = 3 * (number + 1) if number < SLOTS else FRAMES
+        return Voice(next(prompts), Sampling(), seed=number, max_frames=frames)
+
+    neighbours = map(neighbour, itertools.count())
+    waiting, entered = list(modes.values()), []
+    with Voices(spoken.model) as batch:
+        for frame in itertools.count():
+            for slot in (slot for slot, voice in enumerate(batch.slots) if voice is None):
+                if waiting and frame:
+                    batch.enter(waiting.pop(0), slot)
+                    entered.append(frame)
+                else:
+                    batch.enter(next(neighbours), slot)
+            batch.frame(batch=SLOTS)
+            if all(voice.done for voice in modes.values()):
+                break
+    assert len(set(entered)) == len(modes)
+    for mode, voice in modes.items():
+        spoken.check(mode, voice.run)
 
 
 def test_random_weights_of_a_random_shape_are_reported(
