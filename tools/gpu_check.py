@@ -3,10 +3,10 @@
 
 ``parity`` compares the engine with upstream on the device, in float32 and bfloat16: scores of every frame at the
 beginning and at the end of a slot, codes alone, in full batches and under random schedules; the codec with
-upstream's decoder, and the sampling kernel with plain torch. ``frames`` times frames (with the checkpoint's
-weights and in 8 bits), arrivals beside them and a sentence three ways, ``http`` requests, ``rate`` requests at
-random times, ``codec`` decoding alone. ``load`` measures the gaps between frames with 64 streaming clients
-against nobody else, ``memory`` what a thousand requests leave behind.
+upstream's decoder (also beyond 24 s, with streams far apart), and the sampling kernel with plain torch. ``frames``
+times frames (with the checkpoint's weights and in 8 bits), arrivals beside them and a sentence three ways, ``http``
+requests, ``rate`` requests at random times, ``codec`` decoding alone. ``load`` measures the gaps between frames with
+64 streaming clients against nobody else, ``memory`` what a thousand requests leave behind.
 
 It needs torch and the service's Python dependencies, nothing of ``make venv``: run it with
 ``PYTHONPATH=service``. Without ``--checkpoint`` it writes a synthetic 1.7B one first. Every measurement is a
