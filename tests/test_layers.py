@@ -80,6 +80,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "bench": {
         "pipeline",
         "speech",
+        "voices",
         "engine",
         "codec",
         "audio",

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from qwen3_tts_service.bench import load
 from qwen3_tts_service.bench.load import Alone
 from qwen3_tts_service.bench.observation import FrameGaps
+from qwen3_tts_service.bench.requests import spoken_by
+from qwen3_tts_service.checkpoints.load import load as load_checkpoint
+from qwen3_tts_service.engine.prompt import PromptBuilder
 
 ALONE = Alone("text", {64: [0.008] * 10 + [0.010] * 10, 32: [0.006] * 20, 16: [0.005] * 20})
 
@@ -25,3 +31,13 @@ def test_only_frames_that_its_streams_reached_count() -> None:
 )
 def test_a_batch_size_that_was_not_measured_counts_as_the_next_smaller_one(rows: int, seconds: float) -> None:
     assert ALONE.like(FrameGaps({rows: [0.1]}), 10).median == pytest.approx(seconds)
+
+
+def test_frames_alone_are_fed_a_clones_text_as_the_service_feeds_it(base_checkpoint: Path) -> None:
+    """Word by word: a prompt that holds the text would make each frame alone longer than the service's."""
+    model = load_checkpoint(base_checkpoint, device="cpu", cpu_threads=1)
+    builder = PromptBuilder(model)
+    text, prompt = load._long_enough(builder, model.checkpoint, 40)
+    whole = builder.build(spoken_by(model.checkpoint, text))
+    assert len(prompt.embeds) < len(whole.embeds)
+    assert len(prompt.trailing) > len(whole.trailing)

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from qwen3_tts_service.bench import arrivals, load, memory, placement, serve_suite
+from qwen3_tts_service.bench import (
+    arrivals,
+    engine_suite,
+    load,
+    memory,
+    original,
+    placement,
+    serve_suite,
+    soak,
+)
 from qwen3_tts_service.bench.plan import Plan
 from qwen3_tts_service.bench.report import Report
 from qwen3_tts_service.bench.server import Ear, Heard, Server
@@ -66,6 +75,29 @@ def test_clients_of_the_real_server_hear_the_length_that_was_asked_for(
         assert row["first_ratio"] == pytest.approx(first.median / tenth_first.median)
         assert row["whole_ratio"] == pytest.approx(whole.median / tenth_whole.median)
     assert f"ready in {report.facts['ready_after_s']:.1f} s: requests of 6 frames" in after_start.title
+
+
+@pytest.mark.parametrize(
+    ("fixture", "model_type"), [("base_checkpoint", "base"), ("design_checkpoint", "voice_design")]
+)
+def test_checkpoints_without_speakers_are_measured_too(
+    fixture: str, model_type: str, plan: Plan, request: pytest.FixtureRequest
+) -> None:
+    """With a voice of nobody's that was saved before, or with a described one; the other engine speaks so too."""
+    checkpoint = request.getfixturevalue(fixture)
+    settings = replace(plan, checkpoint=checkpoint, batches=(1,), clients=(1,), frames=4, slot_positions=256)
+    served, spoken, soaked = (
+        serve_suite.run(settings),
+        original.run(settings),
+        soak.run(replace(settings, soak_minutes=0.02)),
+    )
+    clients, _ = served.tables
+    assert [(row["who"], row["clients"]) for row in clients.rows] == [("ours", 1), ("upstream", 1)]
+    assert [row["frames"] for row in spoken.tables[0].rows] == [4, 4, 4]
+    assert (soaked.facts["failures"], soaked.facts["requests"] > 0) == ([], True)
+    [frames] = [table for table in engine_suite.run(settings).tables if table.name == "frames"]
+    assert [row["batch"] for row in frames.rows] == [1]
+    assert {report.facts["checkpoint"]["type"] for report in (served, spoken, soaked)} == {model_type}
 
 
 def test_every_placement_of_this_host_is_tried(plan: Plan) -> None:

@@ -100,7 +100,11 @@ def run(plan: Plan) -> Report:
     go_on(frames)
     runner = FrameRunner(frames)
     facts: dict[str, Any] = {
-        "checkpoint": {"size": model.checkpoint.model_size, "synthetic": model.checkpoint.synthetic},
+        "checkpoint": {
+            "type": model.checkpoint.model_type,
+            "size": model.checkpoint.model_size,
+            "synthetic": model.checkpoint.synthetic,
+        },
         "device": str(model.device),
         "weights": plan.weights,
         "prompt_positions": {

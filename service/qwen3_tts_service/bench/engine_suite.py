@@ -55,7 +55,11 @@ def run(plan: Plan) -> Report:
     runner = FrameRunner(frames)
     floor = LanguageModelFloor.of(model.checkpoint.config)
     facts = {
-        "checkpoint": {"size": model.checkpoint.model_size, "synthetic": model.checkpoint.synthetic},
+        "checkpoint": {
+            "type": model.checkpoint.model_type,
+            "size": model.checkpoint.model_size,
+            "synthetic": model.checkpoint.synthetic,
+        },
         "device": str(model.device),
         "dtype": measured.dtype,
         "threads": measured.threads,

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..checkpoints.load import Checkpoint, inspect, load
@@ -34,8 +32,8 @@ from .observation import go_on
 from .plan import SENTENCE, Plan
 from .report import Cell, Column, Report, Table
 from .requests import spoken_by
-from .serve_suite import disturbed, request_body, settings
-from .server import Ear, Heard, Server, serving
+from .serve_suite import disturbed, request_body, speaking_server
+from .server import Ear, Heard, Server
 from .statistics import Spread, percentile, spread
 
 #: Of the time that a stream of the plan's length takes alone: the first to end is not among what is counted.
@@ -81,7 +79,11 @@ def run(plan: Plan) -> Report:
     clients = max(plan.clients)
     rows: list[dict[str, Cell]] = []
     facts: dict[str, Any] = {
-        "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
+        "checkpoint": {
+            "type": checkpoint.model_type,
+            "size": checkpoint.model_size,
+            "synthetic": checkpoint.synthetic,
+        },
         "device": plan.device,
         "codec_device": plan.codec_device,
         "slots": clients,
@@ -104,15 +106,14 @@ def run(plan: Plan) -> Report:
     full = spread(idle.seconds[clients])
     told({"who": f"{clients} voices alone", "rows": clients, **_gaps(idle.seconds[clients], full)})
     window_s = _OF_A_STREAM * plan.frames * full.median
-    with tempfile.TemporaryDirectory() as folder:
-        plan.say(f"starting the server with {clients} slots")
-        started = time.monotonic()
-        with serving(Path(folder), settings(plan, "frames", slots=clients)) as server:
-            facts["ready_after_s"] = time.monotonic() - started
-            _listen(server, body, clients, 0.1 * window_s)
-            told(_served("clients", _listen(server, body, clients, window_s), idle))
-            noisy = _listen(server, body, clients, window_s, beside=disturbed(server, body))
-            return told(_served("clients, long texts, /metrics", noisy, idle))
+    plan.say(f"starting the server with {clients} slots")
+    started = time.monotonic()
+    with speaking_server(plan, "frames", slots=clients) as server:
+        facts["ready_after_s"] = time.monotonic() - started
+        _listen(server, body, clients, 0.1 * window_s)
+        told(_served("clients", _listen(server, body, clients, window_s), idle))
+        noisy = _listen(server, body, clients, window_s, beside=disturbed(server, body))
+        return told(_served("clients, long texts, /metrics", noisy, idle))
 
 
 def alone(plan: Plan, voices: int) -> Alone:
@@ -146,7 +147,8 @@ def _long_enough(builder: PromptBuilder, checkpoint: Checkpoint, frames: int) ->
     """The shortest text that the service lets become so many frames, in sentences."""
     text = SENTENCE
     while True:
-        prompt = builder.build(spoken_by(checkpoint, text))
+        # Fed as the service feeds it: word by word where a voice is cloned.
+        prompt = builder.build(replace(spoken_by(checkpoint, text), text_feeding=None))
         if frame_budget(prompt.text_tokens, cap=frames) == frames:
             return text, prompt
         text += " " + SENTENCE

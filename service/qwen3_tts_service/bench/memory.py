@@ -52,7 +52,11 @@ def run(plan: Plan) -> Report:
     go_on(frames)
     runner = FrameRunner(frames)
     facts: dict[str, Any] = {
-        "checkpoint": {"size": model.checkpoint.model_size, "synthetic": model.checkpoint.synthetic},
+        "checkpoint": {
+            "type": model.checkpoint.model_type,
+            "size": model.checkpoint.model_size,
+            "synthetic": model.checkpoint.synthetic,
+        },
         "device": str(device),
         "weights": plan.weights,
         "slots": slots,

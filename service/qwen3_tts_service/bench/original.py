@@ -56,7 +56,11 @@ def run(plan: Plan) -> Report:
     with endless():
         engine = engine_for(plan)
     facts = {
-        "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
+        "checkpoint": {
+            "type": checkpoint.model_type,
+            "size": checkpoint.model_size,
+            "synthetic": checkpoint.synthetic,
+        },
         "device": str(engine.device),
         "dtype": str(engine.dtype).removeprefix("torch."),
         "codec_device": plan.codec_device,

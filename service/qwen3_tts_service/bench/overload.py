@@ -32,8 +32,8 @@ from . import provenance
 from .plan import Plan
 from .process_memory import resident_of_family
 from .report import Cell, Column, Report, Table
-from .serve_suite import request_body, settings
-from .server import FIRST_SOUND_BYTES, Server, serving
+from .serve_suite import request_body, speaking_server
+from .server import FIRST_SOUND_BYTES, Server
 from .statistics import percentile
 
 CLIENTS = 64
@@ -112,7 +112,11 @@ def run(plan: Plan) -> Report:
     with keyed_server(plan, slots=slots, queue_size=8) as server:
         figures = measure(server.port, server.pid, request_body(checkpoint), plan.overload_s, plan.say)
     facts: dict[str, Any] = {
-        "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
+        "checkpoint": {
+            "type": checkpoint.model_type,
+            "size": checkpoint.model_size,
+            "synthetic": checkpoint.synthetic,
+        },
         "device": plan.device,
         "slots": slots,
         "clients": CLIENTS,
@@ -128,13 +132,14 @@ def run(plan: Plan) -> Report:
 
 @contextmanager
 def keyed_server(plan: Plan, *, slots: int, queue_size: int) -> Iterator[Server]:
-    """A server of ``plan``'s checkpoint whose keys are :data:`KEYS`. Raises as :func:`.server.serving`."""
+    """A server of ``plan``'s checkpoint whose keys are :data:`KEYS`. Raises as :func:`.speaking_server`."""
     with tempfile.TemporaryDirectory() as folder:
         keys = Path(folder) / "keys"
         write_keys(keys)
-        own = settings(plan, "frames", slots=slots) | {"queue_size": queue_size, "api_keys_file": keys}
         plan.say("starting the server")
-        with serving(Path(folder), own) as server:
+        with speaking_server(
+            plan, "frames", slots=slots, queue_size=queue_size, api_keys_file=keys
+        ) as server:
             yield server
 
 

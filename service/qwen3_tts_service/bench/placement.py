@@ -68,7 +68,11 @@ def run(plan: Plan) -> Report:
     plan.say("what bf16 costs the codec's sound")
     noise_db = codec_noise_db(plan)
     facts: dict[str, Any] = {
-        "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
+        "checkpoint": {
+            "type": checkpoint.model_type,
+            "size": checkpoint.model_size,
+            "synthetic": checkpoint.synthetic,
+        },
         "codec_bf16_snr_db": noise_db,
         "settings": advice(outcomes, noise_db),
     }

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.load import Checkpoint, inspect
-from ..errors import ConfigurationError
-from ..speech.request import FRAMES_A_SECOND
+from ..speech.request import FRAMES_A_SECOND, VoicePrompt
+from ..voices.files import VoiceFiles
+from ..voices.saved import SavedVoice, Words, new_id
 from . import observation, provenance
 from .plan import SENTENCE, Plan
 from .report import Cell, Column, Report, Table
@@ -33,6 +34,8 @@ _PATIENCE_S = 0.5
 #: The requests after the start, one after the other, and their frames: a start's delay is no part of a long one.
 _AFTER_START = 10
 _AFTER_START_FRAMES = 8
+#: The saved voice with which a base checkpoint speaks: nothing is encoded while others speak.
+_VOICE = "bench"
 
 
 @dataclass(frozen=True)
@@ -47,35 +50,35 @@ class Listening:
 def run(plan: Plan) -> Report:
     """Measure the service on ``plan.checkpoint``.
 
-    Raises CheckpointError, ConfigurationError for a base checkpoint, which needs recordings, and EngineError
-    when the server does not come up or answers with anything but sound.
+    Raises CheckpointError, and EngineError when the server does not come up or answers with anything but sound.
     """
     checkpoint = inspect(plan.checkpoint)
     body = request_body(checkpoint)
     rows: list[dict[str, Cell]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        slots = min(max(plan.clients), max(plan.batches))
-        started = time.monotonic()
-        plan.say("starting the server")
-        with serving(Path(folder), settings(plan, "frames", slots=slots)) as server:
-            ready_s = time.monotonic() - started
-            plan.say("the first requests")
-            after_start = _after_start(plan, ready_s, server, body)
-            listen(server, body, clients=1, requests=2)
-            for clients in plan.clients:
-                plan.say(f"{clients} clients")
-                rows.append(
-                    _row("ours", clients, listen(server, body, clients=clients, requests=plan.repeats))
-                )
-        if plan.upstream:
-            plan.say("starting the server with upstream's engine")
-            with serving(Path(folder), settings(plan, "reference", slots=1)) as server:
-                listen(server, body, clients=1, requests=1)
-                rows.append(_row("upstream", 1, listen(server, body, clients=1, requests=plan.repeats)))
+    slots = min(max(plan.clients), max(plan.batches))
+    started = time.monotonic()
+    plan.say("starting the server")
+    with speaking_server(plan, "frames", slots=slots) as server:
+        ready_s = time.monotonic() - started
+        plan.say("the first requests")
+        after_start = _after_start(plan, ready_s, server, body)
+        listen(server, body, clients=1, requests=2)
+        for clients in plan.clients:
+            plan.say(f"{clients} clients")
+            rows.append(_row("ours", clients, listen(server, body, clients=clients, requests=plan.repeats)))
+    if plan.upstream:
+        plan.say("starting the server with upstream's engine")
+        with speaking_server(plan, "reference", slots=1) as server:
+            listen(server, body, clients=1, requests=1)
+            rows.append(_row("upstream", 1, listen(server, body, clients=1, requests=plan.repeats)))
     for row in rows:
         _compare(row, rows)
     facts = {
-        "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
+        "checkpoint": {
+            "type": checkpoint.model_type,
+            "size": checkpoint.model_size,
+            "synthetic": checkpoint.synthetic,
+        },
         "device": plan.device,
         "codec_device": plan.codec_device,
         "codec_dtype": plan.codec_dtype,
@@ -86,24 +89,50 @@ def run(plan: Plan) -> Report:
 
 
 def request_body(checkpoint: Checkpoint, text: str = SENTENCE) -> dict[str, Any]:
-    """The sentence as the API takes it, as raw samples. Raises ConfigurationError for a base checkpoint."""
-    if checkpoint.model_type == "base":
-        raise ConfigurationError(
-            "a base checkpoint speaks only with a recording; measure the service on a CustomVoice or VoiceDesign one",
-            param="checkpoint",
-        )
+    """The sentence as the API of a :func:`speaking_server` takes it, as raw samples."""
     request = spoken_by(checkpoint, text)
     # One part, whatever its length: frames of one request are what is measured.
     body: dict[str, Any] = {"input": request.text, "response_format": "pcm", "seed": 1, "split": "none"}
-    if request.voice:
-        body["voice"] = request.voice
+    if voice := request.voice if request.clone is None else _VOICE:
+        body["voice"] = voice
     if request.instructions:
         body["instructions"] = request.instructions
     return body
 
 
-def settings(plan: Plan, engine: str, *, slots: int) -> dict[str, object]:
-    """The server's settings: every request is as long as ``plan.frames``."""
+@contextmanager
+def speaking_server(plan: Plan, engine: str, *, slots: int, **more: object) -> Iterator[Server]:
+    """A server of ``plan``'s checkpoint, every request to which is as long as ``plan.frames``.
+
+    ``more`` are further settings. Raises CheckpointError and EngineError as :func:`.server.serving`.
+    """
+    checkpoint = inspect(plan.checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        voices = Path(folder) / "voices"
+        prompt = spoken_by(checkpoint, SENTENCE).clone
+        if isinstance(prompt, VoicePrompt):
+            _save(prompt, voices, checkpoint.model_size)
+        settings = _settings(plan, engine, slots=slots) | {"voices_directory": voices} | more
+        with serving(Path(folder), settings) as server:
+            yield server
+
+
+def _save(prompt: VoicePrompt, voices: Path, model_size: str) -> None:
+    """Keep a voice of nobody's where a server finds it when it starts, as if it had been saved there before."""
+    words = Words(
+        id=new_id(),
+        name=_VOICE,
+        language=None,
+        kind="designed",
+        ref_text=None,
+        consent=None,
+        created=int(time.time()),
+        model_size=model_size,
+    )
+    VoiceFiles(voices).add([SavedVoice(words, prompt)])
+
+
+def _settings(plan: Plan, engine: str, *, slots: int) -> dict[str, object]:
     return {
         "model": plan.checkpoint.resolve(),
         "port": 0,

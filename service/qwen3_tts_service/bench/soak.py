@@ -65,7 +65,11 @@ def run(plan: Plan) -> Report:
     trouble = log.trouble()
     log.close()
     facts: dict[str, Any] = {
-        "checkpoint": {"size": checkpoint.model_size, "synthetic": checkpoint.synthetic},
+        "checkpoint": {
+            "type": checkpoint.model_type,
+            "size": checkpoint.model_size,
+            "synthetic": checkpoint.synthetic,
+        },
         "device": str(engine.device),
         "slots": slots,
         "minutes": plan.soak_minutes,
