@@ -28,10 +28,10 @@ from .verification import FixedPrompt
 logger = logging.getLogger(__name__)
 
 #: Largest allowed error: root mean square of the difference of the logits over their standard deviation.
-#: Unrelated logits give 1.4. Measured on the CPU with random weights, bfloat16 gives 0.015 (tiny) and
-#: 0.019 (0.6b), float32 differs only in the order of summation, by less than 1e-5. The room above
-#: is for the larger activations of trained weights and for the summation order of other devices.
-TOLERANCES = {torch.bfloat16: 0.1, torch.float32: 0.005}
+#: Unrelated logits give 1.4. Measured on a CPU with random weights, the engine's frame: bfloat16 0.017 (tiny) and
+#: 0.035 (0.6B), with weights of 8 bits 0.023 and 0.045, float32 3e-6, the order of summation. The room above is for
+#: the larger activations of trained weights: a wrong refusal would cost an operator more than a coarse bound.
+TOLERANCES = {torch.bfloat16: 0.2, torch.float32: 0.005}
 #: Where weights are rounded to 8 bits.
 INT8_TOLERANCE = 0.2
 
