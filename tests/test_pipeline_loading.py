@@ -6,6 +6,7 @@ import gc
 import shutil
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from qwen3_tts_service.engine.frame import FrameModel
 from qwen3_tts_service.engine.graphs import FrameRunner
 from qwen3_tts_service.engine.reference import ReferenceEngine
 from qwen3_tts_service.errors import Cancelled, CheckpointError, DeadlineExceeded, UnknownVoice
-from qwen3_tts_service.pipeline import ReferencePipeline, SharedCodec, StreamingEngine, streaming_engine
+from qwen3_tts_service.pipeline import (
+    ReferencePipeline,
+    SharedCodec,
+    StreamingEngine,
+    shared_codec,
+    streaming_engine,
+)
 from qwen3_tts_service.speech.request import SAMPLES_A_FRAME, Sampling, SpeechRequest
 
 GREEDY = Sampling(greedy=True)
@@ -96,6 +103,34 @@ def test_models_share_one_codec_until_the_last_has_gone(tiny_checkpoint: Path, t
     # A codec of its own is fine.
     codec.take(load(other, device="cpu", cpu_threads=1))
     codec.give_back()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """As much of a loaded model as says where it is and how many threads torch has."""
+
+    device: torch.device
+    codec_device: torch.device
+    threads: int
+
+
+@pytest.mark.parametrize(
+    ("device", "codec_device", "threads", "own"),
+    [
+        ("cuda", "cpu", 16, 14),
+        ("cuda", "cpu", 64, 56),
+        ("cuda", "cpu", 8, 7),
+        ("cuda", "cpu", 4, 4),
+        # By turns with the language model, each has all cores; and on a GPU they do not matter.
+        ("cpu", "cpu", 16, 0),
+        ("cuda", "cuda", 16, 0),
+    ],
+)
+def test_beside_a_gpu_the_codec_leaves_one_core_of_eight(
+    device: str, codec_device: str, threads: int, own: int
+) -> None:
+    placed = Placed(torch.device(device), torch.device(codec_device), threads)
+    assert shared_codec._own_threads(placed) == own  # type: ignore[arg-type]
 
 
 def tensor_bytes(_device: torch.device) -> int:

@@ -10,6 +10,7 @@ from qwen3_tts_service.bench.observation import FrameGaps
 from qwen3_tts_service.bench.requests import spoken_by
 from qwen3_tts_service.checkpoints.load import load as load_checkpoint
 from qwen3_tts_service.engine.prompt import PromptBuilder
+from qwen3_tts_service.errors import EngineError
 
 ALONE = Alone("text", {64: [0.008] * 10 + [0.010] * 10, 32: [0.006] * 20, 16: [0.005] * 20})
 
@@ -41,3 +42,23 @@ def test_frames_alone_are_fed_a_clones_text_as_the_service_feeds_it(base_checkpo
     whole = builder.build(spoken_by(model.checkpoint, text))
     assert len(prompt.embeds) < len(whole.embeds)
     assert len(prompt.trailing) > len(whole.trailing)
+
+
+class Telling:
+    """A server that answers a scrape with ``metrics``."""
+
+    def __init__(self, metrics: bytes) -> None:
+        self._metrics = metrics
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        assert path == "/metrics"
+        return 200, self._metrics
+
+
+def test_frames_that_wait_for_the_codec_are_read_from_a_scrape() -> None:
+    metrics = (
+        b"# HELP qwen3_tts_codec_backlog_frames Frames\nqwen3_tts_codec_backlog_frames 15232.0\nother 1.0\n"
+    )
+    assert load._waiting(Telling(metrics)) == 15232  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="codec_backlog"):
+        load._waiting(Telling(b"other 1.0\n"))  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -67,10 +68,13 @@ class Alone:
 
 @dataclass(frozen=True)
 class _Window:
-    """What was heard, and the gaps of frames while all clients listened."""
+    """What was heard, and the gaps of frames while all clients listened; at its end ``waiting`` frames of all
+    streams were made and not yet sound.
+    """
 
     heard: list[Heard]
     gaps: observation.FrameGaps | None
+    waiting: int
 
 
 def run(plan: Plan) -> Report:
@@ -184,6 +188,7 @@ def _listen(
             with beside or nullcontext():
                 time.sleep(seconds)
                 until = time.monotonic()
+                waiting = _waiting(server)
                 over = [one for one in listening if one.done()]
             if over:
                 failed = next((one.exception() for one in over if one.exception()), None)
@@ -195,14 +200,24 @@ def _listen(
             for ear in ears:
                 ear.leaves.set()
         heard = [one.result() for one in listening]
-    return _Window(heard, observation.gaps(server.frame_times, since=since, until=until))
+    return _Window(heard, observation.gaps(server.frame_times, since=since, until=until), waiting)
+
+
+def _waiting(server: Server) -> int:
+    """Frames that wait for the codec. Raises EngineError when the server does not tell."""
+    _, metrics = server.get("/metrics")
+    found = re.search(rb"^qwen3_tts_codec_backlog_frames(?:{.*})? (\S+)$", metrics, re.MULTILINE)
+    if found is None:
+        raise EngineError("the server's /metrics has no qwen3_tts_codec_backlog_frames")
+    return int(float(found[1]))
 
 
 def _served(who: str, window: _Window, idle: Alone) -> dict[str, Cell]:
     if window.gaps is None:
         raise EngineError("the server's frames left no times: its engine process is not observed")
     frames = sum(heard.frames for heard in window.heard)
-    like = idle.like(window.gaps, math.ceil(frames / len(window.heard)))
+    # Where the codec lags, streams are longer than what was heard of them, and so are what their frames read.
+    like = idle.like(window.gaps, math.ceil((frames + window.waiting) / len(window.heard)))
     return {
         "who": who,
         "rows": window.gaps.rows,

@@ -67,6 +67,11 @@ class LoadedModel:
     #: Bytes that the process held on ``device`` (:func:`.memory.held_bytes`) when the weights were not yet read.
     held_before: int
 
+    @property
+    def threads(self) -> int:
+        """How many threads one operation of torch takes on a CPU, where nothing else is set."""
+        return torch.get_num_threads()
+
 
 def inspect(directory: Path | str) -> Checkpoint:
     """Check the files of a checkpoint without loading it.

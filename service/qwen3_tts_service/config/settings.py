@@ -166,7 +166,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=1024,
-        description="Threads that turn frames into sound with `engine: frames`; 0: chosen by the cores.",
+        description="Threads that turn frames into sound with `engine: frames`; 0: as many as `cpu_threads`, and "
+        "beside a language model on a GPU one of eight less.",
     )
     cpu_threads: int = Field(
         0, ge=0, le=1024, description="torch's threads; 0: torch's choice, the physical cores."

@@ -17,13 +17,15 @@ from ..errors import CheckpointError, DeviceFault
 logger = logging.getLogger(__name__)
 
 _CODEC_WEIGHTS = Path("speech_tokenizer") / "model.safetensors"
+#: One core of so many is left to others, see :func:`_own_threads`.
+_OTHERS_SHARE = 8
 
 
 class SharedCodec:
     """Builds the codec worker from the first model that comes, keeps it until the last one has gone.
 
-    ``dtype`` is its precision, ``threads`` its torch threads (0: torch's own choice, all cores), ``compile``
-    whether its shapes are compiled, ``kernels`` where that is kept (:class:`..codec.streaming.StreamingDecoder`).
+    ``dtype`` is its precision, ``threads`` its torch threads (0: :func:`_own_threads`), ``compile`` whether its
+    shapes are compiled, ``kernels`` where that is kept (:class:`..codec.streaming.StreamingDecoder`).
     It runs where the model's codec was loaded to. ``way`` and ``reason`` say whether it is compiled and why not;
     empty before the first model.
     """
@@ -90,10 +92,23 @@ class SharedCodec:
             compile=self._compile,
             kernels=self._kernels,
         )
-        worker = CodecWorker(decoder, threads=self._threads, on_device_fault=self._on_device_fault)
+        worker = CodecWorker(
+            decoder, threads=self._threads or _own_threads(model), on_device_fault=self._on_device_fault
+        )
         worker.start()
         self.way, self.reason = decoder.way, decoder.reason
         return worker
+
+
+def _own_threads(model: LoadedModel) -> int:
+    """Torch's own choice (0), but beside a language model on a GPU one core of eight less.
+
+    The loop that launches frames, and who reads them, find a core at once then; a codec that takes all of them
+    makes a frame wait for the scheduler.
+    """
+    if model.codec_device.type != "cpu" or model.device.type == "cpu":
+        return 0
+    return model.threads - model.threads // _OTHERS_SHARE
 
 
 def _compare(weights: Path, first: Path) -> None:
