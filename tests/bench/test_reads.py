@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from host_needs import needs_compiler
 from qwen3_tts_service.bench import reads
 from qwen3_tts_service.bench.floors import LanguageModelFloor
 from qwen3_tts_service.checkpoints.load import load
 from qwen3_tts_service.engine.frame import FrameModel
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this host")
 WEIGHT = torch.ones(8, 4)
 TABLE = torch.ones(100, 4)
 CACHE = torch.zeros(2, 10, 4)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this host")
 
 
 def upstream_decoder(checkpoint: Path) -> Any:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from host_needs import needs_compiler
 from qwen3_tts_service.codec import kernels as module
 from qwen3_tts_service.codec.kernels import Kernels, PackedConvolution
 from qwen3_tts_service.codec.streaming import StreamingDecoder
 from qwen3_tts_service.codec.weights import Convolution
 from qwen3_tts_service.native import NotCompiled
 
-from . import needs_compiler, undivided, upstream_decoder
+from . import undivided, upstream_decoder
 
 Changed = Callable[[str, str], Path]
 

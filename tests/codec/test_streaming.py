@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from host_needs import needs_compiler
 from qwen3_tts_service.codec.latents import PlainLatents
 from qwen3_tts_service.codec.state import DecoderState
 from qwen3_tts_service.codec.streaming import StreamingDecoder
 from qwen3_tts_service.errors import EngineError
 from qwen3_tts_service.native import NotCompiled
 
-from . import needs_compiler, undivided, upstream_decoder
+from . import undivided, upstream_decoder
 
 FRAMES = 320  # 25.6 s: more than the 24 s after which upstream's own chunks lose context
 STREAMS = 3

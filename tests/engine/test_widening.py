@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from host_needs import needs_compiler
 from qwen3_tts_service.checkpoints.load import LoadedModel, load
 from qwen3_tts_service.engine import linear as matrices
 from qwen3_tts_service.engine import widening as module
@@ -19,8 +19,6 @@ from qwen3_tts_service.native import NotCompiled
 from qwen3_tts_service.speech.request import Sampling, SpeechRequest
 
 from .frame_runs import Voice, alone
-
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this host")
 
 
 @pytest.fixture(scope="module")

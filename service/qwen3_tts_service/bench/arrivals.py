@@ -100,11 +100,7 @@ def run(plan: Plan) -> Report:
     go_on(frames)
     runner = FrameRunner(frames)
     facts: dict[str, Any] = {
-        "checkpoint": {
-            "type": model.checkpoint.model_type,
-            "size": model.checkpoint.model_size,
-            "synthetic": model.checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(model.checkpoint),
         "device": str(model.device),
         "weights": plan.weights,
         "prompt_positions": {

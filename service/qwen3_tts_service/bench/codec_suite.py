@@ -93,11 +93,7 @@ def run(plan: Plan) -> Report:
         lone = _measure(plan, ways, codes, peaks, floor)
         together = _batches(plan, model, ours[torch.float32], floor, peaks[torch.float32])
     facts = {
-        "checkpoint": {
-            "type": model.checkpoint.model_type,
-            "size": model.checkpoint.model_size,
-            "synthetic": model.checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(model.checkpoint),
         "codec_device": str(device),
         "threads": torch.get_num_threads(),
         "matrix_gflops": {_name(dtype): rate / 1e9 for dtype, rate in peaks.items()},

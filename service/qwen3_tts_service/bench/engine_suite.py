@@ -55,11 +55,7 @@ def run(plan: Plan) -> Report:
     runner = FrameRunner(frames)
     floor = LanguageModelFloor.of(model.checkpoint.config)
     facts = {
-        "checkpoint": {
-            "type": model.checkpoint.model_type,
-            "size": model.checkpoint.model_size,
-            "synthetic": model.checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(model.checkpoint),
         "device": str(model.device),
         "dtype": measured.dtype,
         "threads": measured.threads,

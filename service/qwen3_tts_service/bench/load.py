@@ -83,11 +83,7 @@ def run(plan: Plan) -> Report:
     clients = max(plan.clients)
     rows: list[dict[str, Cell]] = []
     facts: dict[str, Any] = {
-        "checkpoint": {
-            "type": checkpoint.model_type,
-            "size": checkpoint.model_size,
-            "synthetic": checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(checkpoint),
         "device": plan.device,
         "codec_device": plan.codec_device,
         "slots": clients,

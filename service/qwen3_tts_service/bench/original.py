@@ -56,11 +56,7 @@ def run(plan: Plan) -> Report:
     with endless():
         engine = engine_for(plan)
     facts = {
-        "checkpoint": {
-            "type": checkpoint.model_type,
-            "size": checkpoint.model_size,
-            "synthetic": checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(checkpoint),
         "device": str(engine.device),
         "dtype": str(engine.dtype).removeprefix("torch."),
         "codec_device": plan.codec_device,

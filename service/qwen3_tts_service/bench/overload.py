@@ -112,11 +112,7 @@ def run(plan: Plan) -> Report:
     with keyed_server(plan, slots=slots, queue_size=8) as server:
         figures = measure(server.port, server.pid, request_body(checkpoint), plan.overload_s, plan.say)
     facts: dict[str, Any] = {
-        "checkpoint": {
-            "type": checkpoint.model_type,
-            "size": checkpoint.model_size,
-            "synthetic": checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(checkpoint),
         "device": plan.device,
         "slots": slots,
         "clients": CLIENTS,

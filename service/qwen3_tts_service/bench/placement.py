@@ -68,11 +68,7 @@ def run(plan: Plan) -> Report:
     plan.say("what bf16 costs the codec's sound")
     noise_db = codec_noise_db(plan)
     facts: dict[str, Any] = {
-        "checkpoint": {
-            "type": checkpoint.model_type,
-            "size": checkpoint.model_size,
-            "synthetic": checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(checkpoint),
         "codec_bf16_snr_db": noise_db,
         "settings": advice(outcomes, noise_db),
     }

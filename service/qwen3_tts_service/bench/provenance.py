@@ -11,7 +11,10 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..checkpoints.load import Checkpoint
 
 PACKAGE = Path(__file__).parents[1]
 #: The parts of the package whose change makes a figure stale.
@@ -46,6 +49,15 @@ def collect() -> dict[str, Any]:
             "load_1min": round(_LOAD_BEFORE, 2),
         },
         "versions": {"python": platform.python_version(), "kernel": platform.release(), **_versions()},
+    }
+
+
+def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a suite's facts say of the checkpoint that it measured: ``type``, ``size`` and ``synthetic``."""
+    return {
+        "type": checkpoint.model_type,
+        "size": checkpoint.model_size,
+        "synthetic": checkpoint.synthetic,
     }
 
 

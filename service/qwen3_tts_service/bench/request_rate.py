@@ -32,11 +32,7 @@ def run(plan: Plan) -> Report:
     """Measure a server of its own, each rate for ``plan.rate_s`` seconds; raises as :func:`.serve_suite.run`."""
     checkpoint = inspect(plan.checkpoint)
     facts: dict[str, Any] = {
-        "checkpoint": {
-            "type": checkpoint.model_type,
-            "size": checkpoint.model_size,
-            "synthetic": checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(checkpoint),
         "device": plan.device,
         "codec_device": plan.codec_device,
         "codec_dtype": plan.codec_dtype,

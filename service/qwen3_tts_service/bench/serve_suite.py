@@ -74,11 +74,7 @@ def run(plan: Plan) -> Report:
     for row in rows:
         _compare(row, rows)
     facts = {
-        "checkpoint": {
-            "type": checkpoint.model_type,
-            "size": checkpoint.model_size,
-            "synthetic": checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(checkpoint),
         "device": plan.device,
         "codec_device": plan.codec_device,
         "codec_dtype": plan.codec_dtype,

@@ -65,11 +65,7 @@ def run(plan: Plan) -> Report:
     trouble = log.trouble()
     log.close()
     facts: dict[str, Any] = {
-        "checkpoint": {
-            "type": checkpoint.model_type,
-            "size": checkpoint.model_size,
-            "synthetic": checkpoint.synthetic,
-        },
+        "checkpoint": provenance.of_checkpoint(checkpoint),
         "device": str(engine.device),
         "slots": slots,
         "minutes": plan.soak_minutes,
